@@ -1,0 +1,84 @@
+# Joist.  `make help` lists the targets.  Each folder names its sources in dir.mk:
+#   core    += kernel only, general registers only
+#   hosted  += the same, and also compiled for Linux (unit tests, sanitizers, fuzzers)
+#   service += kernel only, may use SSE (network, SSH, crypto)
+MAKEFLAGS += --no-builtin-rules
+.DELETE_ON_ERROR:
+.SUFFIXES:
+B := build
+DEPS ?= $(B)/deps
+NEWLIB := $(DEPS)/newlib/x86_64-elf
+
+core :=
+hosted :=
+service :=
+include $(wildcard boot/dir.mk kernel/dir.mk kernel/*/dir.mk drivers/dir.mk guestdev/dir.mk mgmt/dir.mk)
+
+all: $(B)/joist.elf
+
+# ---- Kernel ----
+CC := gcc
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter -Werror
+LANG_FLAGS := -std=gnu11 -O2 -g -I. -fno-strict-aliasing -fwrapv
+KERNEL_FLAGS := $(LANG_FLAGS) $(WARN) -ffreestanding -nostdinc -isystem $(shell $(CC) -print-file-name=include) -isystem $(NEWLIB)/include \
+  -mno-red-zone -fno-pic -fno-pie -mcmodel=kernel -fcf-protection=none -fno-asynchronous-unwind-tables -fno-omit-frame-pointer \
+  -mstack-protector-guard=tls -mstack-protector-guard-reg=gs -mstack-protector-guard-offset=40 -fstack-protector-strong \
+  -ffunction-sections -fdata-sections -U__linux__ -U__gnu_linux__ -U__linux -Ulinux -U__unix__ -U__unix -Uunix
+CORE_FLAGS := -mgeneral-regs-only -mcrc32 -include kernel/lib/intio.h
+
+core_obj := $(patsubst %,$(B)/core/%.o,$(basename $(core) $(hosted)))
+service_obj := $(patsubst %,$(B)/service/%.o,$(basename $(service)))
+
+$(B)/core/%.o: %.c $(NEWLIB)/lib/libc.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(KERNEL_FLAGS) $(CORE_FLAGS) -MMD -MP -c $< -o $@
+$(B)/core/%.o: %.S
+	@mkdir -p $(@D)
+	$(Q)$(CC) -I. -g -ffreestanding -D__ASSEMBLY__ -MMD -MP -c $< -o $@
+$(B)/service/%.o: %.c $(NEWLIB)/lib/libc.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(KERNEL_FLAGS) -MMD -MP -c $< -o $@
+
+$(B)/joist.elf: linker.ld $(core_obj) $(service_obj) $(NEWLIB)/lib/libc.a
+	$(Q)scripts/link-kernel $@ linker.ld $(core_obj) $(service_obj) $(NEWLIB)/lib/libc.a
+
+# ---- The same sources on Linux ----
+HOST_FLAGS := $(LANG_FLAGS) $(WARN) -O1 -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Wno-missing-prototypes
+ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all
+host_src := $(filter %.c,$(hosted)) $(wildcard tests/host/*.c)
+host_obj := $(patsubst %.c,$(B)/host/%.o,$(host_src))
+fuzz_obj := $(patsubst %.c,$(B)/fuzzlib/%.o,$(host_src))
+
+$(B)/host/%.o: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(HOST_FLAGS) $(ASAN) -msse4.2 -MMD -MP -c $< -o $@
+$(B)/host/lib.a: $(host_obj)
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+$(B)/fuzzlib/%.o: %.c
+	@mkdir -p $(@D)
+	$(Q)clang $(filter-out -Werror,$(HOST_FLAGS)) $(ASAN) -fsanitize=fuzzer-no-link -msse4.2 -Wno-unknown-warning-option -MMD -MP -c $< -o $@
+$(B)/fuzzlib/lib.a: $(fuzz_obj)
+	@rm -f $@
+	$(Q)ar rcs $@ $^
+
+unit_tests := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*.c))
+fuzzers := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+$(B)/unit/%: tests/unit/%.c $(B)/host/lib.a
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(HOST_FLAGS) $(ASAN) -msse4.2 -MMD -MP $< $(B)/host/lib.a -lcmocka -lz -o $@
+$(B)/fuzz/%: tests/fuzz/%.c $(B)/fuzzlib/lib.a
+	@mkdir -p $(@D)
+	$(Q)clang $(filter-out -Werror,$(HOST_FLAGS)) $(ASAN) -fsanitize=fuzzer -msse4.2 -Wno-unknown-warning-option -MMD -MP $< $(B)/fuzzlib/lib.a -lz -o $@
+unit: $(unit_tests)
+	@for t in $^; do $$t 2>&1 | tail -n 3 || exit 1; done
+# One test: make unit-test_bus
+unit-%: $(B)/unit/%
+	$<
+
+clean:
+	rm -rf $(filter-out $(B)/deps,$(wildcard $(B)/*))
+
+include $(wildcard scripts/*.mk tests/*.mk)
+-include $(shell find $(B) -path $(B)/deps -prune -o -name '*.d' -print 2>/dev/null)
+.PHONY: all unit clean

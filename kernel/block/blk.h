@@ -1,0 +1,96 @@
+/*
+ * struct blk: a disk as every layer sees it (drivers, partitions, files, image formats, guest disks, network block clients).
+ *
+ * Requests are owned by the caller and live until `done`.  Layers stack (nvme -> partition -> file -> qcow2): a layer that
+ * needs memory per request takes it from the request's context area, reserved when the stack was opened, so submit never allocates.
+ *
+ * Contract
+ *   submit    thread or atomic context.  Never blocks, never allocates, never fails synchronously: every outcome arrives by done.
+ *   done      runs with interrupts on, may submit further requests, may not sleep, and may run before submit returns.
+ *             Depth is bounded: completions made inside a submit are trampolined (blk_complete).
+ *   memory    iov memory must stay valid and, for writes, unchanged until done.  A layer that sums or compresses data copies first.
+ *   overlap   requests in flight that overlap have no order among each other; each write lands whole per `phys_block`, or not at all,
+ *             in each of its blocks.  A caller that needs an order waits for done.
+ *   FLUSH     covers every write whose done ran before the flush was submitted.  FUA: this write is on stable media before done.
+ *             Both keep that meaning through every layer.
+ *   errors    negative errno in req->err: -EIO medium, -ENOSPC, -EROFS, -EINVAL (limits broken), -ENODEV gone, -ENOTSUP op,
+ *             -EILSEQ damaged metadata or checksum.
+ */
+#pragma once
+#include "kernel/lib/base.h"
+#include "kernel/lib/iov.h"
+#include "kernel/lib/list.h"
+
+enum blk_op {
+    BLK_READ, BLK_WRITE,
+    BLK_FLUSH,          /* off = len = 0, no iov */
+    BLK_DISCARD,        /* contents become undefined (usually zeroes); no iov */
+    BLK_WRITE_ZEROES,   /* contents read as zeroes; no iov */
+};
+
+enum { BLK_FUA = 1 << 0, BLK_UNMAP_OK = 1 << 1 /* write-zeroes may deallocate */ };
+
+struct blk;
+
+struct blk_req {
+    enum blk_op op;
+    unsigned flags;
+    uint64_t off;               /* bytes; multiple of limits.block */
+    size_t len;                 /* bytes; multiple of limits.block; iov must hold at least so much */
+    const struct iov *iov;
+    int niov;
+    int err;                    /* set before done: 0 or -errno */
+    void (*done)(struct blk_req *);
+    void *arg;                  /* the caller's */
+    struct list link;           /* owned by the layer the request was submitted to */
+    void *ctx;                  /* blk->limits.ctx_size bytes, 16-byte aligned, set by the caller before submit; NULL if ctx_size is 0 */
+};
+
+struct blk_limits {
+    uint32_t block;             /* logical block: 512 or 4096; unit of off and len */
+    uint32_t phys_block;        /* unit of atomic, efficient writes; power of two >= block */
+    uint32_t mem_align;         /* alignment of every iov base and inner length; 1 = any */
+    uint32_t max_segs;          /* iov entries per request */
+    uint64_t max_len;           /* bytes per request */
+    uint32_t ctx_size;          /* bytes of req->ctx that this stack needs, all layers below included */
+    bool read_only, discard, write_zeroes, volatile_cache;
+};
+
+struct blk_ops {
+    void (*submit)(struct blk *, struct blk_req *);
+    int  (*resize)(struct blk *, uint64_t size);        /* thread context; NULL: -ENOTSUP */
+    void (*close)(struct blk *);                        /* no request in flight; frees blk; closes what is below if it owns it */
+};
+
+struct blk {
+    const struct blk_ops *ops;
+    const char *kind;           /* "nvme", "partition", "qcow2", … */
+    char name[64];              /* as the operator names it */
+    uint64_t size;              /* bytes */
+    struct blk_limits limits;
+    int writers, readers;       /* claims, see blk_claim; under the claim lock */
+    struct blk *below;          /* what it sits on; NULL at the bottom.  Claims propagate along it. */
+    uint64_t below_off, below_len;      /* part of `below` it covers (partitions); len 0 = all */
+};
+
+/* The only door to ops->submit: checks range, alignment and op against the limits, splits and bounces what exceeds max_len, max_segs
+ * or mem_align (the shared layer, kernel/block/split.c), then submits. */
+void blk_submit(struct blk *, struct blk_req *);
+/* Layers end a request with this; runs req->done through the trampoline. */
+void blk_complete(struct blk_req *, int err);
+
+/* Synchronous helpers for thread context (metadata, probes, tools): submit and wait.  Return 0 or -errno. */
+int blk_read(struct blk *, uint64_t off, void *buf, size_t len);
+int blk_write(struct blk *, uint64_t off, const void *buf, size_t len, unsigned flags);
+int blk_flush(struct blk *);
+
+/* One-writer rule: claim for writing fails with -EBUSY while anybody holds an overlapping part (the disk below a partition included). */
+int  blk_claim(struct blk *, bool write);
+void blk_release(struct blk *, bool write);
+void blk_close(struct blk *);
+
+/* RAM disk over caller-owned memory (image store entries).  Writes go to the memory. */
+struct blk *blk_ram_create(const char *name, void *base, uint64_t size, bool read_only);
+/* Copy-on-write RAM overlay: reads what was never written from `base`, keeps writes in RAM (up to `limit` bytes, then -ENOSPC).
+ * base is not owned; several overlays may share one. */
+struct blk *blk_overlay_create(const char *name, struct blk *base, uint64_t limit);

@@ -1,0 +1,1 @@
+hosted += kernel/lib/iov.c

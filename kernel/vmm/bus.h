@@ -1,0 +1,41 @@
+/*
+ * The bus: ports and MMIO are the same thing.  A region is claimed with one io_fn; dispatch reads an immutable sorted map without any lock.
+ *
+ * Unclaimed read = all ones; unclaimed write = dropped; both are counted and logged at a limited rate.  An access that straddles a region's end is split
+ * into bytes.  Regions never overlap, except that a later, smaller region may be laid over an earlier one with BUS_OVERLAY (it wins).
+ * bus_add/bus_remove/bus_move: thread context or a vCPU inside dispatch (BAR moves); they publish a new map, and the old one is freed after
+ * every vCPU has left dispatch.  Lock order: bus writers' lock is taken inside device locks, never the reverse.
+ */
+#pragma once
+#include "kernel/lib/base.h"
+
+struct vcpu;
+struct bus;
+
+struct io {
+    uint64_t off;       /* within the region */
+    uint8_t size;       /* 1, 2, 4 or 8 bytes */
+    bool write;
+    uint64_t data;      /* write: value, zero-extended; read: to be filled, bits above size ignored */
+    struct vcpu *cpu;   /* who; NULL when a loader or test asks.  Devices pass it on, never look inside */
+};
+/* Returns 0, or -errno for "not here": treated as unclaimed.  Runs on a vCPU thread in thread context with preemption on; may not sleep long. */
+typedef int io_fn(void *dev, struct io *);
+
+enum { BUS_OVERLAY = 1 << 0, BUS_QUIET = 1 << 1 /* claimed and ignored on purpose */ };
+
+struct bus *bus_create(const char *name, uint64_t limit /* first address beyond the space */, unsigned nreaders);
+void bus_destroy(struct bus *);
+/* 0; -EEXIST overlaps; -EINVAL outside; -ENOMEM.  name must outlive the region. */
+int  bus_add(struct bus *, uint64_t base, uint64_t len, io_fn *fn, void *dev, const char *name, unsigned flags);
+int  bus_remove(struct bus *, uint64_t base, void *dev);
+/* Moves every region of `dev` that starts at old to new (BAR move), atomically for readers. */
+int  bus_move(struct bus *, uint64_t old_base, uint64_t new_base, void *dev);
+
+/* Dispatch.  `reader` is the vCPU index (0 .. nreaders-1): one caller at a time per reader.  For reads *data is masked to size. */
+void bus_access(struct bus *, unsigned reader, uint64_t addr, struct io *);
+/* Is anything claimed at addr?  For tests and for the nested-fault path. */
+bool bus_claimed(struct bus *, uint64_t addr);
+uint64_t bus_unclaimed(const struct bus *);     /* accesses so far */
+/* Calls fn for every region in address order (vm show --devices). */
+void bus_each(struct bus *, void (*fn)(void *arg, uint64_t base, uint64_t len, const char *name), void *arg);

@@ -1,0 +1,40 @@
+/*
+ * x86 instruction decoder: bytes → struct insn.  Pure, table driven, no memory, any input (hostile).  Intel SDM vol 2 "Instruction Format";
+ * AMD APM vol 3 "Instruction Encoding".
+ */
+#pragma once
+#include "kernel/lib/base.h"
+
+enum cpu_mode { MODE_16, MODE_32, MODE_64 };    /* operand/address default: CS.L, CS.D; real and virtual-8086 mode are MODE_16 with real = true */
+
+enum insn_op {
+    INSN_NONE, INSN_MOV, INSN_MOVZX, INSN_MOVSX, INSN_MOVSXD, INSN_MOVS, INSN_STOS, INSN_LODS, INSN_CMPS, INSN_SCAS, INSN_INS, INSN_OUTS,
+    INSN_ADD, INSN_OR, INSN_ADC, INSN_SBB, INSN_AND, INSN_SUB, INSN_XOR, INSN_CMP, INSN_TEST, INSN_XCHG, INSN_XADD, INSN_CMPXCHG, INSN_CMPXCHG8B,
+    INSN_INC, INSN_DEC, INSN_NOT, INSN_NEG, INSN_BT, INSN_BTS, INSN_BTR, INSN_BTC, INSN_PUSH, INSN_POP, INSN_MOVBE, INSN_MOVNTI,
+    INSN_IN, INSN_OUT, INSN_CPUID, INSN_RDMSR, INSN_WRMSR, INSN_HLT, INSN_RDTSC, INSN_RDTSCP, INSN_RDPMC, INSN_INVD, INSN_WBINVD, INSN_XSETBV,
+    INSN_VMMCALL, INSN_VMCALL, INSN_MOV_CR, INSN_MOV_DR, INSN_CLTS, INSN_LMSW, INSN_SMSW, INSN_INVLPG, INSN_PAUSE, INSN_MONITOR, INSN_MWAIT,
+    INSN_SSE_MOV,       /* 16-byte and 8-byte vector moves (MOVAPS/MOVUPS/MOVDQA/MOVDQU/MOVQ/MOVD): length known, semantics per emulate.h */
+    INSN_OTHER,         /* decoded to its length, no semantics here */
+    INSN_OPS
+};
+
+enum { REP_NONE, REP_E, REP_NE };
+enum seg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG_COUNT };
+
+struct insn {
+    enum insn_op op;
+    uint8_t len;                /* whole instruction, 1 .. 15 */
+    uint8_t opsize;             /* operand bytes: 1, 2, 4, 8, 16 */
+    uint8_t src_size;           /* MOVZX/MOVSX: memory operand bytes; else = opsize */
+    uint8_t addr_size;          /* 2, 4, 8 */
+    uint8_t seg;                /* effective segment of the memory operand, overrides applied */
+    uint8_t rep;
+    uint8_t reg;                /* ModRM.reg with REX.R (or opcode register); for byte ops without REX 4..7 = AH..BH: see high8 */
+    uint8_t rm;                 /* register operand if !mem */
+    uint8_t base, index, scale; /* 0xff = none; base 16 = RIP */
+    bool mem, to_mem, lock, rex, imm_valid;
+    int64_t disp, imm;          /* imm sign-extended as the operation needs */
+};
+
+/* 0: *out valid.  -ENODATA: more bytes needed than n gives (n < 15).  -EILSEQ: no such instruction (#UD).  Never reads beyond bytes[n-1]. */
+int insn_decode(struct insn *out, enum cpu_mode mode, const uint8_t *bytes, unsigned n);
