@@ -30,6 +30,8 @@ void snap_init_load(struct snap *, const void *buf, size_t len);
 void snap_begin(struct snap *, const char *section, uint32_t version);
 int  snap_end(struct snap *);           /* 0 or the sticky error; loading skips unknown trailing fields */
 void snap_bytes(struct snap *, const char *field, void *p, size_t len);
+/* The same for bools: loading anything but 0 and 1 is -EINVAL. */
+void snap_bools(struct snap *, const char *field, void *p, size_t count);
 /* Integers, bools and fixed arrays of them, host byte order (always little-endian here). */
-#define SNAP(s, lvalue) snap_bytes((s), #lvalue, &(lvalue), sizeof(lvalue))
+#define SNAP(s, lvalue) _Generic((lvalue), bool: snap_bools, bool *: snap_bools, default: snap_bytes)((s), #lvalue, &(lvalue), sizeof(lvalue))
 static inline bool snap_loading(const struct snap *s) { return s->loading; }

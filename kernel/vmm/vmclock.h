@@ -7,15 +7,17 @@
 #include "kernel/lib/port.h"
 
 struct vmclock {
-    struct spinlock lock;       /* guards running, offset and the list; inside device locks */
+    struct spinlock lock;       /* writers of running, offset, stopped_at; the list.  Outside vtimer locks, inside device locks */
+    uint32_t seq;               /* odd while a writer is inside: vmclock_now() takes no lock */
     bool running;
     int64_t offset;             /* VM time = clock_ns() + offset while running */
     uint64_t stopped_at;        /* VM time while not running */
-    struct list timers;         /* armed vtimers */
+    struct list timers;         /* all vtimers */
 };
 
 struct vtimer {
     struct timer host;
+    struct spinlock lock;       /* guards deadline and armed; innermost */
     struct vmclock *clock;
     void (*fn)(void *arg);      /* atomic context */
     void *arg;
@@ -25,6 +27,7 @@ struct vtimer {
 };
 
 void vmclock_init(struct vmclock *);                    /* stopped at 0 */
+/* Any context, no lock. */
 uint64_t vmclock_now(struct vmclock *);
 void vmclock_start(struct vmclock *);                   /* idempotent; arms all vtimers */
 void vmclock_stop(struct vmclock *);                    /* idempotent */
@@ -32,5 +35,6 @@ void vmclock_set(struct vmclock *, uint64_t ns);        /* stopped only: after l
 
 void vtimer_init(struct vtimer *, struct vmclock *, void (*fn)(void *), void *arg);
 void vtimer_arm(struct vtimer *, uint64_t vm_ns);       /* any context but irq; from its own callback too */
+/* True: it was armed and will not fire.  False: idle, or fn may be running right now on another CPU: fn checks its device's state under the device's lock. */
 bool vtimer_cancel(struct vtimer *);
 void vtimer_destroy(struct vtimer *);                   /* cancels and waits; thread context */

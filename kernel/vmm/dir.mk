@@ -1,0 +1,1 @@
+hosted += kernel/vmm/snap.c kernel/vmm/vmclock.c

@@ -1,0 +1,153 @@
+#include "kernel/vmm/vmclock.h"
+
+/*
+ * Two locks.  clock->lock serialises start, stop, set and the list of all vtimers.  vtimer->lock guards `deadline` and `armed` of one timer, so that
+ * arming never meets another vCPU.  Order: clock->lock, then vtimer->lock.
+ *
+ * arm against stop/start: both publish the clock's new state first and then visit every vtimer under its lock.  An arm that read the old state is
+ * therefore seen by the visit, and one that comes after the visit reads the new state.
+ */
+
+void vmclock_init(struct vmclock *c)
+{
+    *c = (struct vmclock){ .running = false };
+    list_init(&c->timers);
+}
+
+struct clock_view { bool running; int64_t offset; uint64_t stopped_at; };
+
+static struct clock_view view(struct vmclock *c)
+{
+    struct clock_view v;
+    uint32_t seq;
+    do {
+        seq = atomic_load(&c->seq) & ~1u;
+        v = (struct clock_view){ READ_ONCE(c->running), READ_ONCE(c->offset), READ_ONCE(c->stopped_at) };
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    } while (unlikely(atomic_load_relaxed(&c->seq) != seq));
+    return v;
+}
+
+uint64_t vmclock_now(struct vmclock *c)
+{
+    struct clock_view v = view(c);
+    return v.running ? clock_ns() + v.offset : v.stopped_at;
+}
+
+/* clock->lock held. */
+static void publish(struct vmclock *c, bool running, int64_t offset, uint64_t stopped_at)
+{
+    atomic_store_relaxed(&c->seq, c->seq + 1);
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+    WRITE_ONCE(c->running, running);
+    WRITE_ONCE(c->offset, offset);
+    WRITE_ONCE(c->stopped_at, stopped_at);
+    atomic_store(&c->seq, c->seq + 1);
+}
+
+/* VM time → host time; a deadline beyond the host clock's range never comes. */
+static uint64_t host_time(uint64_t vm_ns, int64_t offset)
+{
+    uint64_t t = vm_ns - offset;
+    if (offset > 0)
+        return vm_ns < (uint64_t)offset ? 0 : t;
+    return t < vm_ns ? UINT64_MAX : t;
+}
+
+void vmclock_start(struct vmclock *c)
+{
+    spin_lock(&c->lock);
+    if (!c->running) {
+        publish(c, true, c->stopped_at - clock_ns(), c->stopped_at);
+        struct vtimer *t;
+        list_for_each(t, &c->timers, link) {
+            spin_lock(&t->lock);
+            if (t->armed)
+                timer_arm(&t->host, host_time(t->deadline, c->offset));
+            spin_unlock(&t->lock);
+        }
+    }
+    spin_unlock(&c->lock);
+}
+
+void vmclock_stop(struct vmclock *c)
+{
+    spin_lock(&c->lock);
+    if (c->running) {
+        publish(c, false, c->offset, clock_ns() + c->offset);
+        struct vtimer *t;
+        list_for_each(t, &c->timers, link) {
+            spin_lock(&t->lock);
+            timer_cancel(&t->host);
+            spin_unlock(&t->lock);
+        }
+    }
+    spin_unlock(&c->lock);
+}
+
+void vmclock_set(struct vmclock *c, uint64_t ns)
+{
+    spin_lock(&c->lock);
+    ASSERT(!c->running);
+    publish(c, false, c->offset, ns);
+    spin_unlock(&c->lock);
+}
+
+static void expired(struct timer *host)
+{
+    struct vtimer *t = container_of(host, struct vtimer, host);
+    bool fire = false;
+    spin_lock(&t->lock);
+    struct clock_view v = view(t->clock);
+    if (t->armed && v.running) {
+        /* An arm or a clock stop may have overtaken this expiry on its way. */
+        fire = clock_ns() + v.offset >= t->deadline;
+        if (fire)
+            t->armed = false;
+        else
+            timer_arm(&t->host, host_time(t->deadline, v.offset));
+    }
+    spin_unlock(&t->lock);
+    if (fire)
+        t->fn(t->arg);
+}
+
+void vtimer_init(struct vtimer *t, struct vmclock *c, void (*fn)(void *), void *arg)
+{
+    *t = (struct vtimer){ .clock = c, .fn = fn, .arg = arg };
+    timer_init(&t->host, expired);
+    spin_lock(&c->lock);
+    list_append(&c->timers, &t->link);
+    spin_unlock(&c->lock);
+}
+
+void vtimer_arm(struct vtimer *t, uint64_t vm_ns)
+{
+    spin_lock(&t->lock);
+    t->deadline = vm_ns;
+    t->armed = true;
+    struct clock_view v = view(t->clock);
+    if (v.running)
+        timer_arm(&t->host, host_time(vm_ns, v.offset));
+    spin_unlock(&t->lock);
+}
+
+bool vtimer_cancel(struct vtimer *t)
+{
+    spin_lock(&t->lock);
+    bool was = t->armed;
+    t->armed = false;
+    if (was)
+        timer_cancel(&t->host);
+    spin_unlock(&t->lock);
+    return was;
+}
+
+void vtimer_destroy(struct vtimer *t)
+{
+    vtimer_cancel(t);
+    spin_lock(&t->clock->lock);
+    list_del(&t->link);
+    spin_unlock(&t->clock->lock);
+    timer_cancel_sync(&t->host);
+}
