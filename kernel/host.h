@@ -16,6 +16,9 @@ struct host_facts {
     const char *hv_why;
 };
 void host_facts(struct host_facts *);
+/* Bytes.  total: RAM in the memory map; images: the store; promised: reserved for VMs (guest RAM and tables); free: neither used nor promised. */
+struct host_mem { uint64_t total, free, promised, images, kernel, heap, zero_pool; };
+void host_mem(struct host_mem *);
 /* Lines for `host cpu` (features, mitigations and why), `host pci`. */
 void host_cpu_lines(void (*fn)(void *arg, const char *key, const char *value), void *arg);
 struct host_pci { uint16_t seg; uint8_t bus, dev, fn; uint16_t vendor, device; uint32_t class_code; const char *driver, *irq; };
