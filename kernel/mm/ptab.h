@@ -21,6 +21,9 @@ struct pt_format {
 };
 extern const struct pt_format pt_host, pt_npt, pt_ept;
 
+/* IA32_PAT of every host CPU; pt_host and pt_npt rely on it: 0 WB, 1 WC, 2 UC-, 3 UC, 4 WB, 5 WT, 6 UC-, 7 UC. */
+#define PT_HOST_PAT 0x0007040600070106ull
+
 struct ptab {
     const struct pt_format *fmt;
     hpa_t root;

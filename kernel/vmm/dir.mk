@@ -1,1 +1,4 @@
-hosted += kernel/vmm/snap.c kernel/vmm/vmclock.c
+hosted += kernel/vmm/bus.c
+hosted += kernel/vmm/gmem.c
+hosted += kernel/vmm/snap.c
+hosted += kernel/vmm/vmclock.c

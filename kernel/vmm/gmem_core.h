@@ -1,0 +1,45 @@
+/*
+ * gmem as its owner (kernel/vmm) sees it: making, populating and freeing guest RAM.  Devices use gmem.h.
+ *
+ * RAM is a set of ranges; each has one word per 2 MiB: nothing yet, one 2 MiB page, or a table of 4 KiB pages.  Words only ever go from nothing to something
+ * while the VM lives, so lookups take no lock.  The nested page table is a cache of this.
+ */
+#pragma once
+#include "kernel/lib/port.h"
+#include "kernel/mm/page.h"
+#include "kernel/vmm/gmem.h"
+
+enum { GMEM_MAX_RANGES = 8 };
+
+struct gmem_range {
+    gpa_t base;                 /* 4 KiB aligned */
+    uint64_t len;
+    bool rom;
+    uint64_t *chunk;            /* one word per 2 MiB region touched by the range */
+};
+
+struct gmem {
+    struct gmem_range range[GMEM_MAX_RANGES];   /* sorted; fixed before the first run */
+    int nranges;
+    struct gmem_range *main;    /* the largest: looked at first */
+    uint64_t ram;               /* bytes in all ranges */
+    uint64_t promised;          /* bytes reserved and not yet drawn; under lock */
+    uint64_t tables;            /* bytes of 4 KiB-page tables */
+    struct spinlock lock;       /* population */
+    int64_t pins;
+};
+
+/* Reserves `ram` + `tables` bytes of host memory for this VM.  -ENOMEM. */
+int  gmem_init(struct gmem *, uint64_t ram, uint64_t table_bytes);
+void gmem_fini(struct gmem *);          /* nothing pinned, nothing mapped by hardware any more */
+/* Before the first run.  0, -EINVAL (alignment, overlap, more than reserved), -ENOMEM, -ENOSPC (too many ranges). */
+int  gmem_add_range(struct gmem *, gpa_t base, uint64_t len, bool rom);
+
+struct gmem_leaf { hpa_t pa; unsigned order; bool writable; };
+/* Populate and describe the page under gpa.  The leaf is the largest that backs all of its naturally aligned region.  -EFAULT: not RAM;
+ * -ENOMEM cannot happen while the promise holds. */
+int  gmem_leaf(struct gmem *, gpa_t, struct gmem_leaf *);
+/* A zeroed 4 KiB page from the VM's promise (nested page tables). */
+hpa_t gmem_table_page(struct gmem *);
+/* Loader's door: writes ROM too. */
+int  gmem_write_rom(struct gmem *, gpa_t, const void *buf, size_t len);
