@@ -17,7 +17,9 @@
 
 #define likely(x)       __builtin_expect(!!(x), 1)
 #define unlikely(x)     __builtin_expect(!!(x), 0)
+#ifndef __packed        /* newlib has the same */
 #define __packed        __attribute__((packed))
+#endif
 #define __aligned_to(n) __attribute__((aligned(n)))
 #define __printf_like(f, a) __attribute__((format(printf, f, a)))
 #define __must_check    __attribute__((warn_unused_result))
