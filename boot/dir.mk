@@ -1,0 +1,1 @@
+core += boot/head.S boot/ap.S boot/symtab.c
