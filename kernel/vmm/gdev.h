@@ -16,6 +16,8 @@ struct gdev_ops {
     void (*destroy)(void *dev);
     /* Optional.  drain: thread context; returns when no request is in flight (new ones are not started: VM is paused). */
     void (*drain)(void *dev);
+    /* Optional.  The VM goes on after a drain: take up again what waits on the host's side (console input). */
+    void (*resume)(void *dev);
 };
 struct gdev { const struct gdev_ops *ops; void *dev; };
 

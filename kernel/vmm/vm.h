@@ -40,7 +40,8 @@ struct vcpu *vm_vcpu(struct vm *, unsigned index);
 void vm_set_irqchip(struct vm *, unsigned index, const struct vcpu_irqchip *);
 void vm_get_wires(struct vm *, unsigned index, struct vcpu_wires *);
 /* Devices of the machine take part in pause, reset and stop through these; all called in thread context with every vCPU stopped. */
-struct vm_hooks { void (*reset)(void *arg); void (*drain)(void *arg); void (*stopped)(void *arg, enum vm_stop, const char *reason); void *arg; };
+struct vm_hooks { void (*reset)(void *arg); void (*drain)(void *arg); void (*stopped)(void *arg, enum vm_stop, const char *reason); void *arg;
+                  void (*resume)(void *arg); /* NULL or: after drain, before the vCPUs go on (first run too) */ };
 void vm_set_hooks(struct vm *, const struct vm_hooks *);        /* stopped: on a worker thread, may vm_destroy later, not inside */
 /* Boot state of the boot CPU, instead of the reset vector: set by the loaders in hooks->reset. */
 struct cpu_state;
