@@ -1,0 +1,3 @@
+hosted += guestdev/pci.c
+hosted += guestdev/pcihost.c
+hosted += guestdev/msix.c
