@@ -157,7 +157,7 @@ static uint32_t group7_reg(uint8_t modrm)
     case 0xd1: return O(XSETBV);
     case 0xd9: return O(VMMCALL);
     case 0xf9: return O(RDTSCP);
-    case 0xc0: case 0xc2 ... 0xc5: case 0xca ... 0xcb: case 0xcf ... 0xd0: case 0xd4 ... 0xd8: case 0xda ... 0xdf: case 0xe8: case 0xea:
+    case 0xc0: case 0xc2 ... 0xc5: case 0xca ... 0xcb: case 0xcf ... 0xd0: case 0xd4 ... 0xd8: case 0xda ... 0xdf: case 0xe8 ... 0xea:
     case 0xec ... 0xef: case 0xf8: case 0xfa ... 0xff:
         return X;
     }
@@ -200,6 +200,8 @@ static uint32_t fixup_sse(const struct decoder *d, struct insn *i)
             return X | M;
         if (f->mem_only && !mem)
             return i->opcode == 0x0f13 || i->opcode == 0x0f17 || i->opcode == 0x0f2b || i->opcode == 0x382a ? 0 : X | M;
+        if (!mem && col && (i->opcode == 0x0f12 || i->opcode == 0x0f16))
+            return 0;           /* MOVLPD, MOVHPD */
         i->opsize = f->size[col] == 4 && (i->opcode == 0x0f6e || i->opcode == 0x0f7e) && (d->rex & 8) ? 8 : f->size[col];
         return O(SSE_MOV) | M | (f->to && !(i->opcode == 0x0f7e && col == 2) ? F_TO : 0);
     }
