@@ -11,7 +11,7 @@ enum bootmem_type { BOOTMEM_RAM = 1, BOOTMEM_RESERVED, BOOTMEM_ACPI, BOOTMEM_NVS
 struct bootmem { uint64_t base, len; enum bootmem_type type; };
 
 struct bootmod {
-    uint64_t base, len;         /* host physical; page aligned base */
+    uint64_t base, len;         /* host physical; page aligned base (PVH: as the loader chose) */
     char name[128];             /* module command line as given, NUL terminated, cut if longer */
 };
 
@@ -42,7 +42,13 @@ struct bootinfo {
 int bootinfo_multiboot2(struct bootinfo *, const void *info, size_t max, char *err, size_t errlen);
 /* Parse a PVH hvm_start_info; `at` turns a physical address range into a pointer, or NULL. */
 int bootinfo_pvh(struct bootinfo *, uint64_t start_info, void *(*at)(uint64_t pa, size_t len), char *err, size_t errlen);
-/* Sort and clean the memory map; called by both.  -EINVAL: no usable RAM. */
+/*
+ * Sort and clean the memory map; called by both.  Modules become BOOTMEM_LOADER.  The kernel image itself and the information block are
+ * not marked: the block is not needed any more, the image's place is the kernel's own knowledge.  -EINVAL: no usable RAM.
+ */
 int bootinfo_finish(struct bootinfo *, char *err, size_t errlen);
-/* Value of `key=` on the command line copied to val; false if absent.  A bare `key` gives an empty value. */
+/*
+ * Value of `key=` on the command line copied to val (cut to len - 1 characters); false if absent.  A bare `key` gives an empty value.
+ * The last one wins.  Double quotes keep blanks together and are taken off.
+ */
 bool bootinfo_option(const struct bootinfo *, const char *key, char *val, size_t len);
