@@ -103,6 +103,3 @@
 /* Memory types of PAT and MTRR. */
 enum { MEMTYPE_UC = 0, MEMTYPE_WC = 1, MEMTYPE_WT = 4, MEMTYPE_WP = 5, MEMTYPE_WB = 6, MEMTYPE_UC_MINUS = 7 };
 #define PAT_RESET   0x0007040600070406ull
-/* The host's PAT, the same on every CPU: 0 WB, 1 WC, 2 UC-, 3 UC, 4 WB, 5 WP, 6 UC-, 7 WT.  So PWT alone = WC, PWT|PCD = UC, and no entry needs the PAT
- * bit, whose place depends on the page size. */
-#define PAT_HOST    0x0407050600070106ull
