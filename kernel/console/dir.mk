@@ -1,0 +1,2 @@
+hosted += kernel/console/chan.c kernel/console/logring.c
+core += kernel/console/log.c
