@@ -50,4 +50,4 @@ void irq_each(void (*fn)(void *arg, unsigned cpu, unsigned vector, const char *n
 
 /* ---- Boot ---- */
 void trap_init(void);                   /* build the IDT; boot CPU */
-void trap_init_cpu(void);               /* GDT, TSS with IST stacks, IDT of this CPU */
+void trap_init_cpu(struct percpu *);     /* GDT, TSS with interrupt stacks, IDT, GS of this CPU */

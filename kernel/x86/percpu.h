@@ -34,10 +34,10 @@ struct percpu {
 
     /* Owned by kernel/x86. */
     bool online;
-    bool in_nmi;
+    bool nmi_expected;                  /* a back-end or test asked for an NMI on this CPU */
     uint32_t acpi_uid;
     uint64_t tsc_offset;                /* added to RDTSC for clock_ns: 0 unless TSCs differ and TSC_ADJUST is missing */
-    uint64_t irqs, ipis, timer_irqs, spurious, nmis;
+    uint64_t irqs, ipis, timer_irqs, spurious, nmis, nmi_unknown;
     uint64_t watchdog_ns;               /* clock_ns() of the last sign of life: see watchdog_touch() */
     uint64_t armed_ns;                  /* deadline programmed into the clock event; ~0: none */
     struct irq_desc *vectors[256];      /* interrupt handlers by vector, changed under the IRQ lock */

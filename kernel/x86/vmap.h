@@ -25,5 +25,8 @@ const void *firmware_map(hpa_t pa, size_t len);
 /* Kernel stack of KSTACK_SIZE bytes with an unmapped page below and above; returns its lowest address; NULL: no memory.  Thread context. */
 void *kstack_alloc(void);
 void  kstack_free(void *);              /* keeps the mapping for the next alloc: no TLB flush */
-/* Does va lie in a guard page?  Then the stack's name for the panic message. */
+/* Does va lie in a guard page of a kernel stack?  Any context. */
 bool  kstack_is_guard(uintptr_t va);
+
+/* For the start of other CPUs: map [pa, pa+len) at its own address, executable, or take that away (no flush: the caller has other CPUs drop it). -ENOMEM. */
+int  vmap_identity(hpa_t pa, uint64_t len, bool on);
