@@ -61,13 +61,15 @@ static bool resolve(struct bootinfo *b, int i)
         }
     } else {
         struct bootmem tail = { ye, xe - ye, x->type };
+        int at = i + 2;
         x->len = y->base - x->base;
-        if (x->len == 0)
+        if (x->len == 0) {
             drop(b, i);
+            at--;
+        }
         if (xe > ye) {
             if (b->nmem == BOOT_MAX_MEM)
                 return false;
-            int at = x->len ? i + 2 : i + 1;
             memmove(&b->mem[at + 1], &b->mem[at], (size_t)(b->nmem - at) * sizeof(b->mem[0]));
             b->mem[at] = tail;
             b->nmem++;
