@@ -1,0 +1,1 @@
+core += kernel/main.c

@@ -1,0 +1,130 @@
+/* Composition root: how the machine comes up, top to bottom. */
+#include <stdlib.h>
+#include <string.h>
+#include "boot/boot.h"
+#include "boot/bootinfo.h"
+#include "kernel/console/console.h"
+#include "kernel/lib/log.h"
+#include "kernel/mm/page.h"
+#include "kernel/sched/sched.h"
+#include "kernel/x86/cpu.h"
+#include "kernel/x86/early.h"
+#include "kernel/x86/irq.h"
+#include "kernel/x86/panic.h"
+#include "kernel/x86/vmap.h"
+
+static struct bootinfo boot;
+
+/* ---- Boot information ---- */
+static void *identity(uint64_t pa, size_t len) { return pa + len <= 1ull << 32 && pa + len >= pa ? (void *)pa : NULL; }
+
+static void read_bootinfo(uint32_t kind, uint64_t info_pa)
+{
+    char err[160] = "";
+    int r = kind == BOOT_KIND_PVH ? bootinfo_pvh(&boot, info_pa, identity, err, sizeof(err))
+          : kind == BOOT_KIND_MULTIBOOT2 ? bootinfo_multiboot2(&boot, identity(info_pa, 8), 1 << 20, err, sizeof(err)) : -1;
+    if (r)
+        panic("the boot loader's information cannot be used: %s", err[0] ? err : "unknown boot protocol");
+    char v[16];
+    if (bootinfo_option(&boot, "panic", v, sizeof(v)))
+        panic_set_timeout((unsigned)atoi(v));
+    log_info("boot", "Joist, loaded by %s; options: %s", boot.loader[0] ? boot.loader : "an unnamed loader", boot.cmdline[0] ? boot.cmdline : "none");
+}
+
+/* ---- Memory ---- */
+struct span { uint64_t base, end; };
+enum { MAX_SPANS = BOOT_MAX_MODS + 8, LOG_AREA_SIZE = 256 << 10 };
+#define LOW_MEMORY_END  (1ull << 20)    /* firmware data, trampoline of the other CPUs */
+#define EARLY_END       (1ull << 32)    /* what the loader's page tables reach */
+
+static struct span kept[MAX_SPANS];     /* sorted: never given to the allocator */
+static unsigned nkept;
+static hpa_t log_area;
+
+static void keep(uint64_t base, uint64_t len)
+{
+    unsigned i = nkept++;
+    for (; i > 0 && kept[i - 1].base > base; i--)
+        kept[i] = kept[i - 1];
+    kept[i] = (struct span){ ALIGN_DOWN(base, PAGE_SIZE), ALIGN_UP(base + len, PAGE_SIZE) };
+}
+
+static bool usable(const struct bootmem *m) { return m->type == BOOTMEM_RAM || m->type == BOOTMEM_LOADER; }
+
+static bool is_kept(uint64_t base, uint64_t len)
+{
+    for (unsigned i = 0; i < nkept; i++)
+        if (base < kept[i].end && kept[i].base < base + len)
+            return true;
+    return false;
+}
+
+/* The log's place must be the same at the next boot although the memory map may differ a little: the first of a few fixed addresses that is free RAM. */
+static hpa_t choose_log_area(void)
+{
+    static const uint32_t candidates[] = { 0x5a000000, 0x3a000000, 0x1a000000, 0x0e000000, 0x07000000, 0x03c00000 };
+    for (unsigned c = 0; c < ARRAY_SIZE(candidates); c++)
+        for (int i = 0; i < boot.nmem; i++)
+            if (boot.mem[i].type == BOOTMEM_RAM && candidates[c] >= boot.mem[i].base &&
+                candidates[c] + LOG_AREA_SIZE <= boot.mem[i].base + boot.mem[i].len && !is_kept(candidates[c], LOG_AREA_SIZE))
+                return candidates[c];
+    return 0;
+}
+
+static void add_ram(uint64_t from, uint64_t to)
+{
+    for (int i = 0; i < boot.nmem; i++) {
+        const struct bootmem *m = &boot.mem[i];
+        if (!usable(m))
+            continue;
+        uint64_t at = MAX(m->base, from), end = MIN(m->base + m->len, to);
+        for (unsigned k = 0; k < nkept && at < end; k++) {
+            if (kept[k].end <= at || kept[k].base >= end)
+                continue;
+            if (kept[k].base > at)
+                page_add_range(at, kept[k].base - at);
+            at = kept[k].end;
+        }
+        if (at < end)
+            page_add_range(at, end - at);
+    }
+}
+
+static void memory_init(void)
+{
+    keep(0, LOW_MEMORY_END);
+    keep(image_pa(__image_start), (uint64_t)(__image_end - __image_start));
+    for (int i = 0; i < boot.nmods; i++)
+        keep(boot.mods[i].base, boot.mods[i].len);
+    log_area = choose_log_area();
+    if (log_area)
+        keep(log_area, LOG_AREA_SIZE);
+    page_init();
+    add_ram(LOW_MEMORY_END, EARLY_END);
+    vmap_init(&boot);
+    add_ram(EARLY_END, ~0ull);
+    if (log_area)
+        log_use_area(pa_to_va(log_area), LOG_AREA_SIZE, kmalloc(LOG_AREA_SIZE));
+    struct mem_stats s;
+    mem_stats(&s);
+    log_info("mm", "%llu MiB of RAM for use, %llu MiB free", (unsigned long long)(s.total >> 20), (unsigned long long)(s.free >> 20));
+}
+
+__attribute__((noreturn)) void kernel_main(uint32_t kind, uint64_t info_pa)
+{
+    char err[160];
+    percpu_init_boot();
+    log_init();
+    cpu_detect();
+    trap_init();
+    trap_init_cpu(this_cpu());
+    early_uart_init();
+    read_bootinfo(kind, info_pa);
+    if (!cpu_init(err, sizeof(err)))
+        panic("this CPU cannot run Joist: %s", err);
+    log_info("cpu", "%s, family %#x model %#x stepping %u, microcode %#x, %u address bits", cpu_info.brand, cpu_info.family, cpu_info.model,
+             cpu_info.stepping, (unsigned)cpu_info.microcode, cpu_info.phys_bits);
+    memory_init();
+    cpu_halt_forever();
+    __builtin_unreachable();
+}
