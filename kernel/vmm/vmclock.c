@@ -14,36 +14,38 @@ void vmclock_init(struct vmclock *c)
     list_init(&c->timers);
 }
 
-struct clock_view { bool running; int64_t offset; uint64_t stopped_at; };
+/*
+ * One reading: the host clock is read inside the sequence count, by readers and writers alike.  So a reading that a writer overtakes is thrown away, and VM
+ * time never steps back over a pause.
+ */
+struct reading { bool running; int64_t offset; uint64_t now; };
 
-static struct clock_view view(struct vmclock *c)
+static struct reading read_clock(struct vmclock *c)
 {
-    struct clock_view v;
+    struct reading r;
     uint32_t seq;
     do {
         seq = atomic_load(&c->seq) & ~1u;
-        v = (struct clock_view){ READ_ONCE(c->running), READ_ONCE(c->offset), READ_ONCE(c->stopped_at) };
+        r.running = READ_ONCE(c->running);
+        r.offset = READ_ONCE(c->offset);
+        r.now = r.running ? clock_ns() + r.offset : READ_ONCE(c->stopped_at);
         __atomic_thread_fence(__ATOMIC_ACQUIRE);
     } while (unlikely(atomic_load_relaxed(&c->seq) != seq));
-    return v;
+    return r;
 }
 
 uint64_t vmclock_now(struct vmclock *c)
 {
-    struct clock_view v = view(c);
-    return v.running ? clock_ns() + v.offset : v.stopped_at;
+    return read_clock(c).now;
 }
 
-/* clock->lock held. */
-static void publish(struct vmclock *c, bool running, int64_t offset, uint64_t stopped_at)
+/* Around every change; clock->lock held. */
+static void write_begin(struct vmclock *c)
 {
     atomic_store_relaxed(&c->seq, c->seq + 1);
-    __atomic_thread_fence(__ATOMIC_RELEASE);
-    WRITE_ONCE(c->running, running);
-    WRITE_ONCE(c->offset, offset);
-    WRITE_ONCE(c->stopped_at, stopped_at);
-    atomic_store(&c->seq, c->seq + 1);
+    atomic_fence();
 }
+static void write_end(struct vmclock *c) { atomic_store(&c->seq, c->seq + 1); }
 
 /* VM time → host time; a deadline beyond the host clock's range never comes. */
 static uint64_t host_time(uint64_t vm_ns, int64_t offset)
@@ -58,7 +60,10 @@ void vmclock_start(struct vmclock *c)
 {
     spin_lock(&c->lock);
     if (!c->running) {
-        publish(c, true, c->stopped_at - clock_ns(), c->stopped_at);
+        write_begin(c);
+        WRITE_ONCE(c->offset, c->stopped_at - clock_ns());
+        WRITE_ONCE(c->running, true);
+        write_end(c);
         struct vtimer *t;
         list_for_each(t, &c->timers, link) {
             spin_lock(&t->lock);
@@ -74,7 +79,10 @@ void vmclock_stop(struct vmclock *c)
 {
     spin_lock(&c->lock);
     if (c->running) {
-        publish(c, false, c->offset, clock_ns() + c->offset);
+        write_begin(c);
+        WRITE_ONCE(c->stopped_at, clock_ns() + c->offset);
+        WRITE_ONCE(c->running, false);
+        write_end(c);
         struct vtimer *t;
         list_for_each(t, &c->timers, link) {
             spin_lock(&t->lock);
@@ -89,7 +97,9 @@ void vmclock_set(struct vmclock *c, uint64_t ns)
 {
     spin_lock(&c->lock);
     ASSERT(!c->running);
-    publish(c, false, c->offset, ns);
+    write_begin(c);
+    WRITE_ONCE(c->stopped_at, ns);
+    write_end(c);
     spin_unlock(&c->lock);
 }
 
@@ -98,14 +108,14 @@ static void expired(struct timer *host)
     struct vtimer *t = container_of(host, struct vtimer, host);
     bool fire = false;
     spin_lock(&t->lock);
-    struct clock_view v = view(t->clock);
-    if (t->armed && v.running) {
+    struct reading r = read_clock(t->clock);
+    if (t->armed && r.running) {
         /* An arm or a clock stop may have overtaken this expiry on its way. */
-        fire = clock_ns() + v.offset >= t->deadline;
+        fire = r.now >= t->deadline;
         if (fire)
             t->armed = false;
         else
-            timer_arm(&t->host, host_time(t->deadline, v.offset));
+            timer_arm(&t->host, host_time(t->deadline, r.offset));
     }
     spin_unlock(&t->lock);
     if (fire)
@@ -126,9 +136,9 @@ void vtimer_arm(struct vtimer *t, uint64_t vm_ns)
     spin_lock(&t->lock);
     t->deadline = vm_ns;
     t->armed = true;
-    struct clock_view v = view(t->clock);
-    if (v.running)
-        timer_arm(&t->host, host_time(vm_ns, v.offset));
+    struct reading r = read_clock(t->clock);
+    if (r.running)
+        timer_arm(&t->host, host_time(vm_ns, r.offset));
     spin_unlock(&t->lock);
 }
 
