@@ -5,6 +5,8 @@
  * needs memory per request takes it from the request's context area, reserved when the stack was opened, so submit never allocates.
  *
  * Contract
+ *   layers    fill struct blk and end their open with blk_ready().  They end requests with blk_complete, holding no lock that a done
+ *             or their own submit may want.
  *   submit    thread or atomic context.  Never blocks, never allocates, never fails synchronously: every outcome arrives by done.
  *   done      runs with interrupts on, may submit further requests, may not sleep, and may run before submit returns.
  *             Depth is bounded: completions made inside a submit are trampolined (blk_complete).
@@ -54,6 +56,7 @@ struct blk_limits {
     uint64_t max_len;           /* bytes per request */
     uint32_t ctx_size;          /* bytes of req->ctx that this stack needs, all layers below included */
     bool read_only, discard, write_zeroes, volatile_cache;
+    bool fua;                   /* does BLK_FUA itself; otherwise, with a volatile cache, the shared layer flushes after the write */
 };
 
 struct blk_ops {
@@ -71,22 +74,39 @@ struct blk {
     int writers, readers;       /* claims, see blk_claim; under the claim lock */
     struct blk *below;          /* what it sits on; NULL at the bottom.  Claims propagate along it. */
     uint64_t below_off, below_len;      /* part of `below` it covers (partitions); len 0 = all */
+    struct blk_split *split;    /* reserved by blk_ready */
 };
 
-/* The only door to ops->submit: checks range, alignment and op against the limits, splits and bounces what exceeds max_len, max_segs
- * or mem_align (the shared layer, kernel/block/split.c), then submits. */
+/* The only door to ops->submit: checks range, alignment and op against the limits (-EINVAL, -EROFS, -ENOTSUP), splits and bounces what
+ * exceeds max_len, max_segs or mem_align (kernel/block/split.c), writes zeroes for layers that cannot, flushes after FUA writes for
+ * layers that cannot, then submits.  A request that is split is not atomic as a whole. */
 void blk_submit(struct blk *, struct blk_req *);
-/* Layers end a request with this; runs req->done through the trampoline. */
+/* Layers end a request with this; runs req->done through the trampoline: never inside another done, preemption off.  Thread or
+ * atomic context. */
 void blk_complete(struct blk_req *, int err);
+
+/* A layer's last step of opening, limits filled in: reserves what the shared layer needs.  0 or -ENOMEM, -EINVAL (limits make no sense). */
+int blk_ready(struct blk *);
+/* Limits that any layer can keep: 512-byte blocks, no alignment, no bound on segments or length.  The base to narrow. */
+struct blk_limits blk_limits_any(void);
 
 /* Synchronous helpers for thread context (metadata, probes, tools): submit and wait.  Return 0 or -errno. */
 int blk_read(struct blk *, uint64_t off, void *buf, size_t len);
 int blk_write(struct blk *, uint64_t off, const void *buf, size_t len, unsigned flags);
 int blk_flush(struct blk *);
+int blk_discard(struct blk *, uint64_t off, uint64_t len);
+int blk_write_zeroes(struct blk *, uint64_t off, uint64_t len, unsigned flags);
+/* As blk_read/blk_write without alignment: reads and rewrites the blocks at the edges (the caller keeps others away from them). */
+int blk_pread(struct blk *, uint64_t off, void *buf, size_t len);
+int blk_pwrite(struct blk *, uint64_t off, const void *buf, size_t len);
+/* Thread context.  -ENOTSUP when the layer cannot. */
+int blk_resize(struct blk *, uint64_t size);
 
-/* One-writer rule: claim for writing fails with -EBUSY while anybody holds an overlapping part (the disk below a partition included). */
+/* One-writer rule: claim for writing fails with -EBUSY while anybody holds an overlapping part (the disk below a partition included);
+ * claim for reading fails while somebody writes one.  Thread context; -ENOMEM. */
 int  blk_claim(struct blk *, bool write);
 void blk_release(struct blk *, bool write);
+/* Closes.  NULL is allowed. */
 void blk_close(struct blk *);
 
 /* RAM disk over caller-owned memory (image store entries).  Writes go to the memory. */

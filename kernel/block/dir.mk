@@ -1,0 +1,1 @@
+hosted += kernel/block/blk.c kernel/block/split.c
