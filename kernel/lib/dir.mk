@@ -1,1 +1,2 @@
 hosted += kernel/lib/iov.c
+hosted += kernel/lib/crc.c
