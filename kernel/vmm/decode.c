@@ -55,7 +55,7 @@ static const uint32_t groups[][8] = {
     [G6]    = { X | M, X | M, X | M, X | M, X | M, X | M },
     [G7]    = { X | M | F_FIXUP, X | M | F_FIXUP, X | M | F_FIXUP, X | M | F_FIXUP, O(SMSW) | M | F_TO, X | M | F_FIXUP, O(LMSW) | M, O(INVLPG) | M | F_FIXUP },
     [G8]    = { 0, 0, 0, 0, O(BT) | M | F_TO | I_U, O(BTS) | M | F_TO | I_U | F_LOCK, O(BTR) | M | F_TO | I_U | F_LOCK, O(BTC) | M | F_TO | I_U | F_LOCK },
-    [G9]    = { 0, O(CMPXCHG8B) | M | F_TO | F_LOCK | F_MEM, 0, X | M | F_MEM, X | M | F_MEM, X | M | F_MEM, X | M, X | M },
+    [G9]    = { 0, O(CMPXCHG8B) | M | F_TO | F_LOCK | F_MEM | F_FIXUP, 0, X | M | F_MEM, X | M | F_MEM, X | M | F_MEM, X | M, X | M },
     [G11_B] = { O(MOV) | M | F_BYTE | F_TO | I_B, 0, 0, 0, 0, 0, 0, X | M | I_B | F_FIXUP },
     [G11_V] = { O(MOV) | M | F_TO | I_Z, 0, 0, 0, 0, 0, 0, X | M | I_Z | F_FIXUP },
     [G1A]   = { O(POP) | M | F_TO | F_D64 },
@@ -171,26 +171,34 @@ static const struct sse_form { uint16_t opcode; uint8_t size[4] /* none 66 F3 F2
     { 0x0f16, { 8, 8 }, false, false }, { 0x0f17, { 8, 8 }, true, true },                       /* MOVHPS MOVHPD, MOVLHPS */
     { 0x0f28, { 16, 16 }, false, false }, { 0x0f29, { 16, 16 }, true, false },                  /* MOVAPS MOVAPD */
     { 0x0f2b, { 16, 16 }, true, true }, { 0x0fe7, { 0, 16 }, true, true },                      /* MOVNTPS MOVNTPD MOVNTDQ */
-    { 0x0f6e, { 0, 4 }, false, false }, { 0x0f7e, { 0, 4, 8 }, true, false },                   /* MOVD/MOVQ; F3 0F 7E loads, see fixup_sse */
+    { 0x0f6e, { 0, 4 }, false, false }, { 0x0f7e, { 0, 4, 8 }, true, false },                   /* MOVD/MOVQ; F3 0F 7E loads: sse_move() */
     { 0x0f6f, { 0, 16, 16 }, false, false }, { 0x0f7f, { 0, 16, 16 }, true, false },            /* MOVDQA MOVDQU */
     { 0x0fd6, { 0, 8 }, true, false }, { 0x0ff0, { 0, 0, 0, 16 }, false, true },                /* MOVQ LDDQU */
     { 0x382a, { 0, 16 }, false, true },                                                         /* MOVNTDQA */
 };
 
-struct decoder {
-    uint8_t buf[40];            /* the bytes, then zeros: no bound check per byte, the end decides */
-    unsigned pos;
-    enum cpu_mode mode;
-    uint8_t rex;                /* 0 or 40h..4Fh */
-    uint8_t modrm;
-    bool p66, p67, vex;
-    uint8_t seg;                /* override or INSN_NO_REG */
-};
+/*
+ * What the prefixes said, in one word so that the hot path keeps it in a register: bits 3:0 index opsize_of[] (66, REX.W, mode), 4:2 addrsize_of[]
+ * (mode, 67), 15:8 the REX byte, 23:16 segment override + 1.
+ */
+enum { S_66 = 1, S_W = 2, S_MODE = 2 /* shift */, S_67 = 16, S_REX = 8 /* shift */, S_SEG = 16 /* shift */ };
 
-static uint32_t fixup_sse(const struct decoder *d, struct insn *i)
+static const uint8_t opsize_of[16] = {
+    [MODE_16 << 2] = 2, 4, 2, 4,
+    [MODE_32 << 2] = 4, 2, 4, 2,
+    [MODE_64 << 2] = 4, 2, 8, 8,
+};
+static const uint8_t addrsize_of[8] = { [MODE_16] = 2, [MODE_32] = 4, [MODE_64] = 8, [4 + MODE_16] = 4, [4 + MODE_32] = 2, [4 + MODE_64] = 4 };
+
+static inline enum cpu_mode mode_of(uint32_t s) { return s >> S_MODE & 3; }
+static inline bool rex_w(uint32_t s) { return s & S_W; }
+static inline uint8_t ext_reg(uint32_t s) { return s >> (S_REX - 1) & 8; }     /* REX.R, X, B as bit 3 of a register number */
+static inline uint8_t ext_index(uint32_t s) { return s >> (S_REX - 2) & 8; }
+static inline uint8_t ext_base(uint32_t s) { return s >> (S_REX - 3) & 8; }
+
+static uint32_t sse_move(uint32_t s, struct insn *i, bool mem)
 {
     unsigned col = i->pfx == 0x66 ? 1 : i->pfx == 0xf3 ? 2 : i->pfx == 0xf2 ? 3 : 0;
-    bool mem = d->modrm < 0xc0;
 
     for (unsigned n = 0; n < ARRAY_SIZE(sse_forms); n++) {
         const struct sse_form *f = &sse_forms[n];
@@ -198,185 +206,158 @@ static uint32_t fixup_sse(const struct decoder *d, struct insn *i)
             continue;
         if (!f->size[col])
             return X | M;
-        if (f->mem_only && !mem)
-            return i->opcode == 0x0f13 || i->opcode == 0x0f17 || i->opcode == 0x0f2b || i->opcode == 0x382a ? 0 : X | M;
-        if (!mem && col && (i->opcode == 0x0f12 || i->opcode == 0x0f16))
-            return 0;           /* MOVLPD, MOVHPD */
-        i->opsize = f->size[col] == 4 && (i->opcode == 0x0f6e || i->opcode == 0x0f7e) && (d->rex & 8) ? 8 : f->size[col];
+        if (!mem && (f->mem_only || (col && (i->opcode == 0x0f12 || i->opcode == 0x0f16))))
+            return i->opcode == 0x0fe7 || i->opcode == 0x0ff0 ? X | M : 0;
+        i->opsize = f->size[col] == 4 && (i->opcode == 0x0f6e || i->opcode == 0x0f7e) && rex_w(s) ? 8 : f->size[col];
         return O(SSE_MOV) | M | (f->to && !(i->opcode == 0x0f7e && col == 2) ? F_TO : 0);
     }
     return X | M;
 }
 
 /* Opcodes that depend on ModRM, mode or mandatory prefix beyond the tables. */
-static uint32_t fixup(const struct decoder *d, struct insn *i, uint32_t e)
+static uint32_t fixup(uint32_t s, struct insn *i, uint32_t e, uint8_t modrm)
 {
-    uint8_t reg = (d->modrm >> 3) & 7;
-    bool mem = d->modrm < 0xc0;
+    uint8_t reg = modrm >> 3 & 7;
+    bool mem = modrm < 0xc0;
 
     switch (i->opcode) {
     case 0x63:
-        if (d->mode != MODE_64)
-            return X | M;
+        if (mode_of(s) != MODE_64)
+            return X | M;       /* ARPL */
         i->src_size = i->opsize == 2 ? 2 : 4;
         return O(MOVSXD) | M;
     case 0x90:
-        return i->rep == REP_E ? O(PAUSE) : d->rex & 1 ? e : O(NOP);
+        return i->rep == REP_E ? O(PAUSE) : ext_base(s) ? e : O(NOP);
     case 0xc6: case 0xc7:       /* XABORT, XBEGIN */
-        return d->modrm == 0xf8 ? e : 0;
+        return modrm == 0xf8 ? e : 0;
     case 0x0f01:
-        return mem ? (reg == 5 ? (i->pfx == 0xf3 ? X | M : 0) : e) : group7_reg(d->modrm) ? group7_reg(d->modrm) | M : 0;
+        if (mem)
+            return reg != 5 ? e : i->pfx == 0xf3 ? X | M : 0;
+        return group7_reg(modrm) ? group7_reg(modrm) | M : 0;
     case 0x0f20: case 0x0f22:
-        /* LOCK MOV CR0 is CR8 on AMD ("AltMovCr8"). */
-        if (i->lock && !reg && !(d->rex & 4)) {
+        if (i->lock && !i->reg) {       /* LOCK MOV CR0 is CR8 on AMD ("AltMovCr8") */
             i->lock = false;
             i->reg = 8;
         }
         return 0x11d >> i->reg & 1 ? e : 0;
     case 0x0f21: case 0x0f23:
-        return d->rex & 4 ? 0 : e;
+        return i->reg < 8 ? e : 0;
     case 0x0f78:
         return i->pfx == 0x66 || i->pfx == 0xf2 ? X | M | I_BB : i->pfx ? 0 : X | M;
     case 0x0fae:                /* /6 and /7 with memory: XSAVEOPT, CLWB, CLFLUSH, CLFLUSHOPT */
-        return mem && !(reg == 6 && !i->pfx) ? (i->pfx == 0xf3 ? X | M : O(NOP) | M) : e;
+        return mem && !(reg == 6 && !i->pfx) && i->pfx != 0xf3 ? O(NOP) | M : X | M;
     case 0x0fb8:
         return i->pfx == 0xf3 ? X | M : 0;
     case 0x0fc3:
         return i->pfx ? 0 : e;
+    case 0x0fc7:
+        i->opsize = rex_w(s) ? 16 : 8;
+        return e;
     case 0x38f0: case 0x38f1:
         return i->pfx == 0xf2 ? X | M : i->pfx == 0xf3 ? 0 : e | F_MEM;
     }
-    return (e & 0xff) == INSN_SSE_MOV ? fixup_sse(d, i) : e;
+    return (e & 0xff) == INSN_SSE_MOV ? sse_move(s, i, mem) : e;
 }
 
-static const uint8_t opsize_of[3][4] = {        /* [mode][REX.W:66] */
-    [MODE_16] = { 2, 4, 2, 4 }, [MODE_32] = { 4, 2, 4, 2 }, [MODE_64] = { 4, 2, 8, 8 },
-};
-
-static inline unsigned operand_size(const struct decoder *d, uint32_t e)
+static inline unsigned operand_size(uint32_t s, uint32_t e)
 {
-    unsigned size = opsize_of[d->mode][(d->rex & 8) >> 2 | d->p66];
+    unsigned size = opsize_of[s & 15];
 
     if (e & F_BYTE)
         return 1;
     if (unlikely(e & (F_D64 | F_F64 | F_IO))) {
         if (e & F_IO)
-            return size == 8 ? 4 : size;
+            return MIN(size, 4u);
         if (e & F_F64)
-            return d->mode == MODE_64 ? 8 : 4;
-        if (d->mode == MODE_64 && size == 4)
+            return mode_of(s) == MODE_64 ? 8 : 4;
+        if (mode_of(s) == MODE_64 && size == 4)
             return 8;
     }
     return size;
 }
 
-static inline int64_t take(struct decoder *d, unsigned size)
+/* Little-endian reads, sign-extended; the buffer is long enough for any. */
+static inline int64_t le16(const uint8_t *p) { int16_t v; memcpy(&v, p, 2); return v; }
+static inline int64_t le32(const uint8_t *p) { int32_t v; memcpy(&v, p, 4); return v; }
+static inline int64_t le64(const uint8_t *p) { int64_t v; memcpy(&v, p, 8); return v; }
+static inline int64_t le_z(const uint8_t *p, unsigned size) { return size == 2 ? le16(p) : le32(p); }
+
+static const uint8_t *immediate(struct insn *i, uint32_t e, const uint8_t *p)
 {
-    const uint8_t *p = d->buf + d->pos;
-    int8_t v8; int16_t v16; int32_t v32; int64_t v64;
+    unsigned size = i->opsize, z = size == 2 ? 2 : 4;
 
-    d->pos += size;
-    switch (size) {
-    case 1: memcpy(&v8, p, 1); return v8;
-    case 2: memcpy(&v16, p, 2); return v16;
-    case 4: memcpy(&v32, p, 4); return v32;
-    default: memcpy(&v64, p, 8); return v64;
-    }
-}
-
-static void immediate(struct decoder *d, struct insn *i, uint32_t e)
-{
-    unsigned size = i->opsize;
-
-    i->imm_valid = true;
+    i->imm_valid = (e & I_MASK) != I_O;
     switch (e & I_MASK) {
-    case I_B: i->imm = take(d, 1); break;
-    case I_U: i->imm = (uint8_t)take(d, 1); break;
-    case I_Z: i->imm = take(d, size == 2 ? 2 : 4); break;
-    case I_V: i->imm = take(d, size); break;
-    case I_W: i->imm = take(d, 2); break;
-    case I_D: i->imm = take(d, 4); break;
+    case I_B: i->imm = (int8_t)*p; return p + 1;
+    case I_U: i->imm = *p; return p + 1;
+    case I_Z: i->imm = le_z(p, size); return p + z;
+    case I_V: i->imm = size == 8 ? le64(p) : le_z(p, size); return p + size;
+    case I_W: i->imm = le16(p); return p + 2;
+    case I_D: i->imm = le32(p); return p + 4;
     case I_O:
-        i->imm_valid = false;
         i->mem = true;
-        i->disp = take(d, i->addr_size);
-        if (i->addr_size < 8)
-            i->disp &= i->addr_size == 2 ? 0xffff : 0xffffffff;
-        break;
-    case I_P: d->pos += size == 2 ? 4 : 6; break;
-    case I_WB: d->pos += 3; break;
-    case I_BB: d->pos += 2; break;
+        i->disp = i->addr_size == 8 ? le64(p) : i->addr_size == 4 ? (uint32_t)le32(p) : (uint16_t)le16(p);
+        return p + i->addr_size;
+    case I_P: return p + z + 2;
+    case I_WB: return p + 3;
+    case I_BB: return p + 2;
     }
+    return p;
 }
 
 /* 16-bit forms: base and index by r/m; BP-based ones default to SS. */
-static void modrm_16(struct decoder *d, struct insn *i, uint8_t mod, uint8_t rm)
+static const uint8_t *modrm_16(struct insn *i, uint8_t mod, uint8_t rm, const uint8_t *p)
 {
     static const uint8_t base[8] = { 3, 3, 5, 5, 6, 7, 5, 3 }, index[8] = { 6, 7, 6, 7, INSN_NO_REG, INSN_NO_REG, INSN_NO_REG, INSN_NO_REG };
 
     if (mod == 0 && rm == 6) {
-        i->disp = take(d, 2) & 0xffff;
-        return;
+        i->disp = (uint16_t)le16(p);
+        return p + 2;
     }
     i->base = base[rm];
     i->index = index[rm];
     if (base[rm] == 5)
         i->seg = SEG_SS;
     if (mod)
-        i->disp = take(d, mod);
+        i->disp = mod == 1 ? (int8_t)*p : le16(p);
+    return p + mod;
 }
 
-static void modrm_sib(struct decoder *d, struct insn *i, uint8_t mod)
+static inline const uint8_t *modrm_mem(uint32_t s, struct insn *i, uint8_t modrm, const uint8_t *p)
 {
-    uint8_t sib = d->buf[d->pos++], base = sib & 7, index = (sib >> 3 & 7) | (d->rex & 2) << 2;
-
-    i->scale = 1 << (sib >> 6);
-    if (index != 4)
-        i->index = index;
-    if (base == 5 && mod == 0) {
-        i->disp = take(d, 4);
-        return;
-    }
-    i->base = base | (d->rex & 1) << 3;
-    if (i->base == 4 || i->base == 5)
-        i->seg = SEG_SS;
-}
-
-static inline void modrm_mem(struct decoder *d, struct insn *i)
-{
-    uint8_t mod = d->modrm >> 6, rm = d->modrm & 7;
+    uint8_t mod = modrm >> 6, rm = modrm & 7;
 
     i->mem = true;
-    if (unlikely(i->addr_size == 2)) {
-        modrm_16(d, i, mod, rm);
-        return;
-    }
+    if (unlikely(i->addr_size == 2))
+        return modrm_16(i, mod, rm, p);
     if (rm == 4) {
-        modrm_sib(d, i, mod);
-    } else if (mod == 0 && rm == 5) {
-        i->disp = take(d, 4);
-        if (d->mode == MODE_64)
-            i->base = INSN_BASE_RIP;
-        return;
-    } else {
-        i->base = rm | (d->rex & 1) << 3;
-        if (i->base == 5)
-            i->seg = SEG_SS;
+        uint8_t sib = *p++, index = (sib >> 3 & 7) | ext_index(s);
+        i->scale = 1 << (sib >> 6);
+        if (index != 4)
+            i->index = index;
+        rm = sib & 7;
+    } else if (rm == 5 && mod == 0 && mode_of(s) == MODE_64) {
+        i->base = INSN_BASE_RIP;
     }
+    if (rm == 5 && mod == 0) {
+        i->disp = le32(p);
+        return p + 4;
+    }
+    i->base = rm | ext_base(s);
+    if ((i->base & ~1) == 4)
+        i->seg = SEG_SS;
     if (mod == 1)
-        i->disp = take(d, 1);
+        i->disp = (int8_t)*p++;
     else if (mod == 2)
-        i->disp = take(d, 4);
+        i->disp = le32(p), p += 4;
+    return p;
 }
 
-/* VEX, EVEX and XOP: only their length matters here.  Returns the entry, 0 when invalid; pos is behind the opcode. */
-static uint32_t vector_map(struct decoder *d, struct insn *i, unsigned map, unsigned kind)
+/* VEX, EVEX and XOP: only their length matters here.  `op` is the opcode byte. */
+static uint32_t vector_map(uint32_t s, struct insn *i, unsigned map, unsigned kind, uint8_t op)
 {
-    uint8_t op = d->buf[d->pos++];
-
     i->opcode = kind << 8 | op;
-    d->vex = true;
-    if (d->p66 || i->rep || i->lock || d->rex)
+    if ((s & S_66) || (s >> S_REX & 0xff) || i->rep || i->lock)
         return 0;
     switch (map) {
     case 1:
@@ -393,149 +374,190 @@ static uint32_t vector_map(struct decoder *d, struct insn *i, unsigned map, unsi
     return 0;
 }
 
-/* Leads from an escape or prefix-like opcode to the entry of the instruction; d->pos is behind byte `b`. */
-static uint32_t escape(struct decoder *d, struct insn *i, uint32_t e, uint8_t b)
+/* From an escape or prefix-like opcode `b`, with *pp behind it, to the entry of the instruction. */
+static uint32_t escape(uint32_t s, struct insn *i, uint32_t e, uint8_t b, const uint8_t **pp)
 {
-    uint8_t next = d->buf[d->pos], rest = next & 0x1f;
+    const uint8_t *p = *pp;
+    uint8_t map = *p & 0x1f;
 
     switch (b) {
     case 0x0f:
-        d->pos++;
-        i->pfx = i->rep == REP_E ? 0xf3 : i->rep == REP_NE ? 0xf2 : d->p66 ? 0x66 : 0;
-        if (next == 0x38 || next == 0x3a) {
-            b = d->buf[d->pos++];
-            i->opcode = next << 8 | b;
-            return next == 0x38 ? map38[b] : map3a[b];
+        i->pfx = i->rep == REP_E ? 0xf3 : i->rep == REP_NE ? 0xf2 : s & S_66 ? 0x66 : 0;
+        if (*p == 0x38 || *p == 0x3a) {
+            *pp = p + 2;
+            i->opcode = *p << 8 | p[1];
+            return *p == 0x38 ? map38[p[1]] : map3a[p[1]];
         }
-        i->opcode = 0x0f00 | next;
-        return map2[next];
+        *pp = p + 1;
+        i->opcode = 0x0f00 | *p;
+        return map2[*p];
     case 0xc4: case 0xc5:
-        if (d->mode != MODE_64 && next < 0xc0)
+        if (mode_of(s) != MODE_64 && *p < 0xc0)
             return e;           /* LES, LDS */
-        d->pos += b == 0xc4 ? 2 : 1;
-        return vector_map(d, i, b == 0xc5 ? 1 : rest >= 1 && rest <= 3 ? rest : 0, 0xc4);
+        p += b == 0xc4 ? 2 : 1;
+        *pp = p + 1;
+        return vector_map(s, i, b == 0xc5 ? 1 : map >= 1 && map <= 3 ? map : 0, 0xc4, *p);
     case 0x62:
-        if (d->mode != MODE_64 && next < 0xc0)
+        if (mode_of(s) != MODE_64 && *p < 0xc0)
             return e;           /* BOUND */
-        if ((next & 8) || !(d->buf[d->pos + 1] & 4)) {
-            d->pos += 2;
-            return 0;
-        }
-        d->pos += 3;
-        return vector_map(d, i, next & 7, 0x62);
+        *pp = p + 4;
+        return (*p & 8) || !(p[1] & 4) ? 0 : vector_map(s, i, *p & 7, 0x62, p[3]);
     case 0x8f:
-        if (rest < 8)
+        if (map < 8)
             return e;           /* POP */
-        d->pos += 2;
-        return vector_map(d, i, rest <= 10 ? rest : 0, 0x8f);
+        *pp = p + 3;
+        return vector_map(s, i, map <= 10 ? map : 0, 0x8f, p[2]);
     }
     return e;
 }
 
-static inline void legacy_prefix(struct decoder *d, struct insn *i, uint8_t b)
+static uint32_t legacy_prefix(uint32_t s, struct insn *i, uint8_t b)
 {
-    d->rex = 0;                 /* REX counts only right before the opcode */
+    s &= ~(0xffu << S_REX | S_W);       /* REX counts only right before the opcode */
     switch (b) {
-    case 0x66: d->p66 = true; break;
-    case 0x67: d->p67 = true; break;
-    case 0xf0: i->lock = true; break;
-    case 0xf2: i->rep = REP_NE; break;
-    case 0xf3: i->rep = REP_E; break;
-    case 0x64: d->seg = SEG_FS; break;
-    case 0x65: d->seg = SEG_GS; break;
-    default:                    /* 26 2E 36 3E: null prefixes in 64-bit mode */
-        if (d->mode != MODE_64)
-            d->seg = b >> 3 & 3;
+    case 0x66: return s | S_66;
+    case 0x67: return s | S_67;
+    case 0xf0: i->lock = true; return s;
+    case 0xf2: i->rep = REP_NE; return s;
+    case 0xf3: i->rep = REP_E; return s;
+    case 0x64: return (s & ~(0xffu << S_SEG)) | (SEG_FS + 1) << S_SEG;
+    case 0x65: return (s & ~(0xffu << S_SEG)) | (SEG_GS + 1) << S_SEG;
     }
+    /* 26 2E 36 3E: null prefixes in 64-bit mode. */
+    return mode_of(s) == MODE_64 ? s : (s & ~(0xffu << S_SEG)) | ((b >> 3 & 3) + 1) << S_SEG;
 }
 
-static int bad(const struct decoder *d, unsigned n)
+static int bad(unsigned used, unsigned n)
 {
-    return d->pos <= n ? -EILSEQ : n < INSN_MAX_LEN ? -ENODATA : -E2BIG;
+    return used <= n ? -EILSEQ : n < INSN_MAX_LEN ? -ENODATA : -E2BIG;
 }
 
-/* ModRM byte: the group member, register fields and memory operand.  0 when the instruction does not exist. */
-static inline uint32_t modrm(struct decoder *d, struct insn *i, uint32_t e)
+static __attribute__((noinline)) int decode_any(struct insn *i, enum cpu_mode mode, const uint8_t *bytes, unsigned n)
 {
-    uint8_t m = d->buf[d->pos++];
+    uint8_t buf[32], b, m = 0;          /* no bound check per byte: the longest reach is 28, and the end decides */
+    const uint8_t *p = buf;
+    uint32_t s = mode << S_MODE, e;
 
-    d->modrm = m;
-    i->reg = (m >> 3 & 7) | (d->rex & 4) << 1;
-    if (e & F_GROUP) {
-        e = groups[e & 0xff][m >> 3 & 7];
-        if (!(e & 0xff))
-            return 0;
-        if (e & F_BYTE)
-            i->opsize = 1;
-        else if (e & F_D64)
-            i->opsize = operand_size(d, e);
-    }
-    if (e & F_FIXUP)
-        e = fixup(d, i, e);
-    if (m >= 0xc0 || (e & F_REG)) {
-        i->rm = (m & 7) | (d->rex & 1) << 3;
-        return e & F_MEM ? 0 : e;
-    }
-    modrm_mem(d, i);
-    return e;
-}
-
-int insn_decode(struct insn *out, enum cpu_mode mode, const uint8_t *bytes, unsigned n)
-{
-    struct decoder d = { .mode = mode, .seg = INSN_NO_REG };
-    struct insn i = { .seg = SEG_DS, .base = INSN_NO_REG, .index = INSN_NO_REG, .scale = 1 };
-    uint32_t e;
-    uint8_t b;
-
-    if (n >= INSN_MAX_LEN) {
+    *i = (struct insn){ .seg = SEG_DS, .base = INSN_NO_REG, .index = INSN_NO_REG, .scale = 1 };
+    memset(buf + 15, 0, sizeof buf - 15);
+    if (likely(n >= INSN_MAX_LEN)) {
         n = INSN_MAX_LEN;
-        memcpy(d.buf, bytes, INSN_MAX_LEN);
+        memcpy(buf, bytes, INSN_MAX_LEN);
     } else {
-        memcpy(d.buf, bytes, n);
+        memset(buf, 0, 15);
+        memcpy(buf, bytes, n);
     }
     for (;;) {
-        b = d.buf[d.pos++];
+        b = *p++;
         e = map1[b];
         if (unlikely(e & F_PREFIX))
-            legacy_prefix(&d, &i, b);
+            s = legacy_prefix(s, i, b);
         else if (mode == MODE_64 && (b & 0xf0) == 0x40)
-            d.rex = b;
+            s = (s & ~(0xffu << S_REX | S_W)) | b << S_REX | (b >> 2 & S_W);
         else
             break;
-        if (d.pos >= n) {
-            d.pos++;
-            return bad(&d, n);
-        }
+        if (p >= buf + n)
+            return bad(n + 1, n);
     }
-    i.opcode = b;
-    if (e & F_ESC)
-        e = escape(&d, &i, e, b);
-    if (!e || ((e & F_NO64) && mode == MODE_64))
-        return bad(&d, n);
-    i.rex = d.rex != 0;
-    i.addr_size = mode == MODE_64 ? (d.p67 ? 4 : 8) : (mode == MODE_32) != d.p67 ? 4 : 2;
-    i.opsize = operand_size(&d, e);
+    i->opcode = b;
+    if (unlikely(e & (F_ESC | F_NO64))) {
+        if (e & F_ESC)
+            e = escape(s, i, e, b, &p);
+        if ((e & F_NO64) && mode == MODE_64)
+            e = 0;
+    }
+    if (unlikely(!e))
+        return bad(p - buf, n);
+    i->rex = s >> S_REX & 0xff;
+    i->addr_size = addrsize_of[s >> S_MODE & 7];
     if (e & M) {
-        e = modrm(&d, &i, e);
-    } else {
-        if (e & F_OPREG)
-            i.rm = (b & 7) | (d.rex & 1) << 3;
+        m = *p++;
+        i->reg = (m >> 3 & 7) | ext_reg(s);
+        if (e & F_GROUP)
+            e = groups[e & 0xff][m >> 3 & 7];
+    }
+    i->opsize = operand_size(s, e);
+    if (unlikely(e & (F_FIXUP | F_OPREG))) {
         if (e & F_FIXUP)
-            e = fixup(&d, &i, e);
+            e = fixup(s, i, e, m);
+        if (e & F_OPREG)
+            i->rm = (b & 7) | ext_base(s);
+    }
+    if (e & M) {
+        if (m < 0xc0 && !(e & F_REG))
+            p = modrm_mem(s, i, m, p);
+        else
+            i->rm = (m & 7) | ext_base(s);
     }
     if (e & I_MASK)
-        immediate(&d, &i, e);
-    if (!e || (i.lock && !((e & F_LOCK) && i.mem)) || d.pos > n)
-        return bad(&d, n);
-    if (d.seg != INSN_NO_REG)
-        i.seg = d.seg;
-    i.op = e & 0xff;
-    i.to_mem = (e & F_TO) != 0;
-    i.len = d.pos;
-    if (likely(!i.src_size))
-        i.src_size = e & (F_SRC1 | F_SRC2) ? (e & F_SRC1 ? 1 : 2) : i.opsize;
-    if (unlikely(i.op == INSN_CMPXCHG8B))
-        i.opsize = i.src_size = i.opsize == 8 ? 16 : 8;
-    *out = i;
+        p = immediate(i, e, p);
+    i->len = p - buf;
+    i->op = e & 0xff;
+    i->to_mem = e & F_TO;
+    if (i->src_size == 0)
+        i->src_size = e & F_SRC1 ? 1 : e & F_SRC2 ? 2 : i->opsize;
+    if (unlikely(s >> S_SEG))
+        i->seg = (s >> S_SEG) - 1;
+    if (unlikely(!i->op || i->len > n || ((e & F_MEM) && !i->mem) || (i->lock && !((e & F_LOCK) && i->mem))))
+        return bad(i->len, n);
     return 0;
+}
+
+/*
+ * The forms that cause exits by the million, without legacy prefixes (so 15 bytes always suffice): MOV between register and memory, IN, OUT, CPUID, RDMSR,
+ * WRMSR, HLT.  Same result as the tables at half the price; false: not one of them.
+ */
+static inline bool decode_quick(struct insn *i, enum cpu_mode mode, const uint8_t *bytes)
+{
+    const uint8_t *p = bytes;
+    uint32_t s = mode << S_MODE;
+    unsigned op = INSN_MOV;
+    uint8_t b = *p++;
+
+    if (mode == MODE_64 && (b & 0xf0) == 0x40) {
+        s |= b << S_REX | (b >> 2 & S_W);
+        b = *p++;
+    }
+    *i = (struct insn){ .seg = SEG_DS, .base = INSN_NO_REG, .index = INSN_NO_REG, .scale = 1 };
+    i->opcode = b;
+    i->rex = s >> S_REX;
+    i->addr_size = addrsize_of[mode];
+    i->opsize = i->src_size = b & 1 ? opsize_of[s & 15] : 1;
+    if (likely((b & 0xfc) == 0x88)) {
+        uint8_t m = *p++;
+        if (unlikely(m >= 0xc0 || mode == MODE_16))
+            return false;
+        i->reg = (m >> 3 & 7) | ext_reg(s);
+        i->to_mem = !(b & 2);
+        p = modrm_mem(s, i, m, p);
+    } else if (b == 0x0f) {
+        b = *p++;
+        op = b == 0xa2 ? INSN_CPUID : b == 0x32 ? INSN_RDMSR : b == 0x30 ? INSN_WRMSR : INSN_NONE;
+        if (!op)
+            return false;
+        i->opcode = 0x0f00 | b;
+        i->opsize = i->src_size = opsize_of[s & 15];
+    } else if ((b & 0xf4) == 0xe4) {
+        op = b & 2 ? INSN_OUT : INSN_IN;
+        i->opsize = i->src_size = MIN(i->opsize, 4);
+        if (!(b & 8)) {
+            i->imm = *p++;
+            i->imm_valid = true;
+        }
+    } else if (b == 0xf4) {
+        op = INSN_HLT;
+        i->opsize = i->src_size = opsize_of[s & 15];
+    } else {
+        return false;
+    }
+    i->op = op;
+    i->len = p - bytes;
+    return true;
+}
+
+int insn_decode(struct insn *i, enum cpu_mode mode, const uint8_t *bytes, unsigned n)
+{
+    if (likely(n >= INSN_MAX_LEN) && likely(decode_quick(i, mode, bytes)))
+        return 0;
+    return decode_any(i, mode, bytes, n);
 }

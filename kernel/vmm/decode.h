@@ -44,10 +44,11 @@ struct insn {
     uint8_t rm;                 /* register operand if !mem */
     uint8_t base, index, scale; /* 0xff = none; base 16 = RIP (of the next instruction); scale 1, 2, 4, 8 */
     bool mem, to_mem, lock, rex, imm_valid;
-    uint16_t opcode;            /* 00xx one-byte map, 0Fxx, 38xx and 3Axx for 0F 38 and 0F 3A, C4xx/62xx/8Fxx for VEX/EVEX/XOP */
     uint8_t pfx;                /* mandatory prefix: 0, 0x66, 0xf3, 0xf2 */
+    uint16_t opcode;            /* 00xx one-byte map, 0Fxx, 38xx and 3Axx for 0F 38 and 0F 3A, C4xx/62xx/8Fxx for VEX/EVEX/XOP */
     int64_t disp, imm;          /* imm sign-extended as the operation needs */
 };
+_Static_assert(sizeof(struct insn) == 40, "no padding: kept in caches and compared as a whole");
 
 enum { INSN_NO_REG = 0xff, INSN_BASE_RIP = 16, INSN_MAX_LEN = 15 };
 
