@@ -5,8 +5,9 @@
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .SUFFIXES:
-B := build
-DEPS ?= $(B)/deps
+# make DEBUG=1: everything in build/debug; nothing of kernel/lib/port.h is inline, and torture=N on the command line preempts at random.
+B := $(if $(DEBUG),build/debug,build)
+DEPS ?= build/deps
 NEWLIB := $(DEPS)/newlib/x86_64-elf
 
 core :=
@@ -20,7 +21,7 @@ all: $(B)/joist.elf
 CC := gcc
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter -Werror
 LANG_FLAGS := -std=gnu11 -O2 -g -I. -fno-strict-aliasing -fwrapv
-KERNEL_FLAGS := $(LANG_FLAGS) $(WARN) -ffreestanding -nostdinc -isystem $(shell $(CC) -print-file-name=include) -isystem $(NEWLIB)/include \
+KERNEL_FLAGS := $(LANG_FLAGS) $(WARN) -I$(if $(DEBUG),tests/host/inline,kernel/sched/inline) -ffreestanding -nostdinc -isystem $(shell $(CC) -print-file-name=include) -isystem $(NEWLIB)/include \
   -mno-red-zone -fno-pic -fno-pie -mcmodel=kernel -fcf-protection=none -fno-asynchronous-unwind-tables -fno-omit-frame-pointer \
   -mstack-protector-guard=tls -mstack-protector-guard-reg=gs -mstack-protector-guard-offset=40 -fstack-protector-strong \
   -ffunction-sections -fdata-sections -U__linux__ -U__gnu_linux__ -U__linux -Ulinux -U__unix__ -U__unix -Uunix
@@ -43,7 +44,7 @@ $(B)/joist.elf: linker.ld $(core_obj) $(service_obj) $(NEWLIB)/lib/libc.a
 	$(Q)scripts/link-kernel $@ linker.ld $(core_obj) $(service_obj) $(NEWLIB)/lib/libc.a
 
 # ---- The same sources on Linux ----
-HOST_FLAGS := $(LANG_FLAGS) $(WARN) -O1 -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Wno-missing-prototypes
+HOST_FLAGS := $(LANG_FLAGS) $(WARN) -Itests/host/inline -O1 -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Wno-missing-prototypes
 ASAN := -fsanitize=address,undefined -fno-sanitize-recover=all
 host_src := $(filter %.c,$(hosted)) $(wildcard tests/host/*.c)
 host_obj := $(patsubst %.c,$(B)/host/%.o,$(host_src))

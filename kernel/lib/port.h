@@ -96,3 +96,6 @@ unsigned port_ncpus(void);
 
 /* Cryptographically strong bytes (CSPRNG); blocks at no time, panics if used before it is seeded. */
 void random_bytes(void *buf, size_t len);
+
+/* The kernel's hot functions inline; an empty file elsewhere. */
+#include "port_inline.h"

@@ -18,7 +18,7 @@ struct thread_attr {
     enum thread_class cls;
     unsigned weight;                    /* 1 .. 10000; 0 = 100 */
     unsigned cap;                       /* percent of one CPU; 0 = none */
-    const struct cpuset *cpus;          /* NULL: all; copied */
+    const struct cpuset *cpus;          /* NULL: all; copied; names at least one online CPU */
     const struct thread_hooks *hooks;   /* must outlive the thread */
     void *fpu;                          /* vCPU: its guest XSAVE area (sched_fpu_size() bytes, 64-aligned), NULL: the scheduler's own */
 };
@@ -33,18 +33,21 @@ unsigned thread_cpu(const struct thread *);             /* CPU it runs or last r
 void thread_exit(void) __attribute__((noreturn));
 /* Another thread should get the CPU before this one goes on (PAUSE-spinning vCPU): goes behind its peers, keeps its share. */
 void thread_yield_hint(void);
-/* Must this CPU reschedule?  Read with interrupts off before entering a guest. */
+/* Is there scheduler work (a switch, a timer callback) for this CPU?  Read with interrupts off before entering a guest; if so, enable interrupts, be
+ * preemptible and call sched_preempt_point(), which does it. */
 bool sched_need_resched(void);
-void sched_init_cpu(void);              /* per CPU, before its first switch */
+void sched_preempt_point(void);
+/* Per CPU, before its first switch; the boot flow may create threads and arm timers after it, but not sleep: what must sleep belongs in a thread. */
+void sched_init_cpu(void);
 __attribute__((noreturn)) void sched_start_cpu(void);   /* the boot flow becomes this CPU's idle thread */
 /* Sleep of the current thread as a low-level pair (HLT of a vCPU): from preempt-safe context
  *   sched_prepare_block(); if (condition) sched_cancel_block(); else sched_block();
- * thread_wake() from any context (irq too) after making the condition true never gets lost. */
+ * thread_wake() from any context (irq too) after making the condition true never gets lost.  sched_block() may also return without it: look again. */
 void sched_prepare_block(void);
 void sched_cancel_block(void);
 void sched_block(void);
 void thread_wake(struct thread *);
-size_t sched_fpu_size(void);            /* bytes for the host's full XCR0 */
+size_t sched_fpu_size(void);            /* bytes for the host's full XCR0; more in kernel/sched/fpu.h */
 /* Iterates all threads (host top); fn runs under the list lock. */
 struct thread_info { const char *name; enum thread_class cls; unsigned cpu; char state; uint64_t run_ns, steal_ns; };
 void thread_each(void (*fn)(void *arg, const struct thread_info *), void *arg);

@@ -1,0 +1,2 @@
+hosted += kernel/sched/rq.c
+core += kernel/sched/sched.c kernel/sched/thread.c kernel/sched/switch.S kernel/sched/timer.c kernel/sched/lock.c kernel/sched/work.c kernel/sched/fpu.c

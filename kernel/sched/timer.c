@@ -1,0 +1,197 @@
+/*
+ * Timers of kernel/lib/port.h: per CPU a pairing heap by deadline under a lock of its own, and one clock event programmed for the earliest of the
+ * heap's first deadline and the scheduler's slice.  The event's interrupt only raises soft work: callbacks run in timer_run() on the CPU that armed,
+ * with interrupts on, never inside a spinlock holder.
+ *
+ * A timer belongs to the queue of its `cpu` while it is armed or its callback runs; re-arming it from elsewhere while the callback runs leaves it
+ * there, so that a callback never runs twice at once.  Moves go through MOVING under the old queue's lock.
+ */
+#include "kernel/sched/thread.h"
+#include "kernel/x86/cpu.h"
+#include "kernel/x86/smp.h"
+#include "kernel/x86/time.h"
+
+#define BATCH           64              /* callbacks in a row before threads get some time */
+#define BATCH_PAUSE_NS  50000ull
+enum { MOVING = ~0u };
+
+struct timer_base {
+    struct spinlock lock;
+    uint32_t cpu;
+    struct pheap queue;
+    struct timer *running;
+    uint64_t not_before;                /* pause after a full batch */
+    uint64_t first_ns, slice_ns;        /* what timers and scheduler want; ~0: nothing; this CPU only, interrupts off */
+    uint64_t armed_ns;                  /* what the clock event is set to */
+};
+
+struct timer_state { struct pheap_node node; uint32_t cpu, armed; };
+_Static_assert(sizeof(struct timer_state) <= sizeof(((struct timer *)0)->opaque), "opaque size");
+static struct timer_state *state(struct timer *t) { return (struct timer_state *)t->opaque; }
+static struct timer *timer_of(struct pheap_node *n) { return container_of((uint64_t *)n, struct timer, opaque[0]); }
+
+static struct timer_base *bases[MAX_CPUS];
+static struct timer_base *this_base(void) { return this_cpu()->timers; }
+
+/* ---- Clock event; interrupts off, on the base's CPU.  An event that comes too early costs less than taking it back. ---- */
+
+static void program(struct timer_base *b)
+{
+    uint64_t want = MIN(b->first_ns, b->slice_ns);
+    if (want < b->armed_ns) {
+        b->armed_ns = want;
+        clockevent_arm(want);
+    }
+}
+
+static void clock_interrupt(void)
+{
+    struct timer_base *b = this_base();
+    uint64_t now = clock_ns();
+    b->armed_ns = ~0ull;
+    if (b->first_ns <= now) {
+        b->first_ns = ~0ull;            /* timer_run() looks again */
+        softwork_set(SOFT_TIMER);
+    }
+    if (b->slice_ns <= now) {
+        b->slice_ns = ~0ull;
+        softwork_set(SOFT_RESCHED);
+    }
+    program(b);
+}
+
+void timer_set_slice(uint64_t ns)
+{
+    struct timer_base *b = this_base();
+    b->slice_ns = ns;
+    program(b);
+}
+
+static void set_first(struct timer_base *b, uint64_t ns)
+{
+    unsigned long flags = irq_save();
+    b->first_ns = ns;
+    program(b);
+    irq_restore(flags);
+}
+
+/* ---- Queue ---- */
+
+void timer_init(struct timer *t, void (*fn)(struct timer *))
+{
+    *t = (struct timer){ .fn = fn };
+    state(t)->cpu = port_cpu();
+}
+
+static struct timer_base *lock_base_of(struct timer *t)
+{
+    for (;;) {
+        uint32_t cpu = atomic_load(&state(t)->cpu);
+        if (cpu != MOVING) {
+            struct timer_base *b = bases[cpu];
+            spin_lock(&b->lock);
+            if (state(t)->cpu == cpu)
+                return b;
+            spin_unlock(&b->lock);
+        }
+        cpu_relax();
+    }
+}
+
+static bool take_off(struct timer_base *b, struct timer *t)
+{
+    if (!state(t)->armed)
+        return false;
+    state(t)->armed = 0;
+    pheap_remove(&b->queue, &state(t)->node);
+    return true;
+}
+
+/* The new deadline is the base's earliest: its CPU must know. */
+static void first_changed(struct timer_base *b, uint64_t deadline)
+{
+    if (b->cpu == cpu_index()) {
+        set_first(b, MAX(deadline, b->not_before));
+    } else {
+        atomic_or(&percpu_of(b->cpu)->softwork, SOFT_TIMER);
+        smp_resched(b->cpu);
+    }
+}
+
+void timer_arm(struct timer *t, uint64_t deadline_ns)
+{
+    preempt_disable();
+    struct timer_base *b = lock_base_of(t), *here = this_base();
+    take_off(b, t);
+    if (b != here && b->running != t) {
+        atomic_store(&state(t)->cpu, (uint32_t)MOVING);
+        spin_unlock(&b->lock);
+        b = here;
+        spin_lock(&b->lock);
+        atomic_store(&state(t)->cpu, b->cpu);
+    }
+    t->deadline = deadline_ns;
+    state(t)->node.key = MIN(deadline_ns, (uint64_t)INT64_MAX);
+    state(t)->armed = 1;
+    pheap_insert(&b->queue, &state(t)->node);
+    if (pheap_first(&b->queue) == &state(t)->node)
+        first_changed(b, state(t)->node.key);
+    spin_unlock(&b->lock);
+    preempt_enable();
+}
+
+bool timer_cancel(struct timer *t)
+{
+    struct timer_base *b = lock_base_of(t);
+    bool was = take_off(b, t);
+    spin_unlock(&b->lock);
+    return was;
+}
+
+void timer_cancel_sync(struct timer *t)
+{
+    sched_may_sleep("timer_cancel_sync");
+    for (;;) {
+        struct timer_base *b = lock_base_of(t);
+        take_off(b, t);
+        bool running = b->running == t;
+        spin_unlock(&b->lock);
+        if (!running)
+            return;
+        while (atomic_load(&b->running) == t)   /* short: callbacks do not sleep, nor are they preempted */
+            cpu_relax();
+    }
+}
+
+void timer_run(void)
+{
+    struct timer_base *b = this_base();
+    uint64_t now = clock_ns();
+    unsigned n = 0;
+    spin_lock(&b->lock);
+    for (struct pheap_node *first; (first = pheap_first(&b->queue)) && first->key <= now && n < BATCH; n++) {
+        struct timer *t = timer_of(first);
+        pheap_pop(&b->queue);
+        state(t)->armed = 0;
+        b->running = t;
+        spin_unlock(&b->lock);
+        t->fn(t);
+        atomic_store(&b->running, (struct timer *)NULL);        /* t may be gone */
+        spin_lock(&b->lock);
+    }
+    struct pheap_node *first = pheap_first(&b->queue);
+    b->not_before = n == BATCH ? now + BATCH_PAUSE_NS : 0;
+    set_first(b, first ? MAX(first->key, b->not_before) : ~0ull);
+    spin_unlock(&b->lock);
+}
+
+void timer_init_cpu(void)
+{
+    struct timer_base *b = kmalloc_aligned(sizeof *b, 64);
+    if (!b)
+        panic("no memory for the timers of CPU %u", port_cpu());
+    *b = (struct timer_base){ .cpu = port_cpu(), .first_ns = ~0ull, .slice_ns = ~0ull, .armed_ns = ~0ull };
+    this_cpu()->timers = b;
+    bases[b->cpu] = b;
+    clockevent_set_handler(clock_interrupt);
+}

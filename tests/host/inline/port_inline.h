@@ -1,0 +1,2 @@
+/* Nothing is inline here: see kernel/sched/inline/port_inline.h. */
+#pragma once
