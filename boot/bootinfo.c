@@ -472,6 +472,7 @@ bool bootinfo_option(const struct bootinfo *b, const char *key, char *val, size_
     for (const char *s = b->cmdline, *end; *s; s = end) {
         s += strspn(s, " ");
         end = word_end(s);
+        s += *s == '"';         /* GRUB quotes the whole word: "key=a b" */
         if ((size_t)(end - s) < keylen || strncmp(s, key, keylen) != 0 || (s + keylen < end && s[keylen] != '='))
             continue;
         found = true;

@@ -413,7 +413,7 @@ static void test_options(void **s)
 {
     char v[8];
     memset(&bi, 0, sizeof(bi));
-    strcpy(bi.cmdline, "  panic=30 demo  name=\"a b\" panic=5 long=0123456789 eq=a=b debug=");
+    strcpy(bi.cmdline, "  panic=30 demo  name=\"a b\" panic=5 long=0123456789 eq=a=b \"grub=c d\" debug=");
     assert_true(bootinfo_option(&bi, "panic", v, sizeof(v)));
     assert_string_equal(v, "5");
     assert_true(bootinfo_option(&bi, "demo", v, sizeof(v)));
@@ -424,11 +424,15 @@ static void test_options(void **s)
     assert_string_equal(v, "0123456");
     assert_true(bootinfo_option(&bi, "eq", v, sizeof(v)));
     assert_string_equal(v, "a=b");
+    assert_true(bootinfo_option(&bi, "grub", v, sizeof(v)));
+    assert_string_equal(v, "c d");
     assert_true(bootinfo_option(&bi, "debug", v, sizeof(v)));
     assert_string_equal(v, "");
     assert_false(bootinfo_option(&bi, "dem", v, sizeof(v)));
     assert_false(bootinfo_option(&bi, "demos", v, sizeof(v)));
     assert_false(bootinfo_option(&bi, "b\"", v, sizeof(v)));
+    strcpy(bi.cmdline, "\"");
+    assert_false(bootinfo_option(&bi, "panic", v, sizeof(v)));
     bi.cmdline[0] = '\0';
     assert_false(bootinfo_option(&bi, "panic", v, sizeof(v)));
 }
