@@ -2,16 +2,13 @@
 
 #include <errno.h>
 
+#include "kernel/hw/x86.h"
 #include "kernel/mm/page.h"
 
 /*
  * Entry bits.  Long mode: AMD APM vol 2 "4-Kbyte Page Translation", Intel SDM vol 3 "4-Level Paging"; NPT tables are long-mode tables walked as
  * user accesses; EPT: SDM vol 3 "EPT Translation Mechanism".
  */
-enum { PTE_P = 1, PTE_W = 2, PTE_U = 4, PTE_PWT = 8, PTE_PCD = 16, PTE_A = 32, PTE_D = 64, PTE_PS = 128, PTE_G = 256 };
-#define PTE_NX BIT(63)
-#define PTE_ADDR BITS(51, 12)
-
 static uint64_t long_leaf(unsigned prot, enum pt_memtype type, bool large)
 {
     static const uint64_t pat[] = { [PT_WB] = 0, [PT_WC] = PTE_PWT, [PT_UC] = PTE_PCD | PTE_PWT };

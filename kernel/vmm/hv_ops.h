@@ -49,12 +49,13 @@ struct hv_ops {
     void (*vcpu_reset)(struct vcpu *);  /* control fields to their start values; architectural state comes by set_state */
     void (*load)(struct vcpu *, bool migrated);
     void (*put)(struct vcpu *);
-    /* Enter the guest once.  Interrupts off on entry and on return (host interrupt pending at exit was taken by enabling them inside).  The caller has set
-     * IN_GUEST and re-checked requests.  Fills *e; vcpu->regs current.  vcpu->reinject holds an event whose delivery was cut short. */
+    /* Enter the guest once.  Preemption off, interrupts on at entry and return; inside, the back-end turns them off and asks vcpu_may_enter() last.
+     * Fills *e (EXIT_INTERNAL when it may not enter); gpr, rip and rflags are current.  Sets reinject when delivery of an event was cut short,
+     * irq_taken when the offered interrupt was delivered, shadow when an interrupt shadow is in force. */
     void (*run)(struct vcpu *, struct exit *e);
     void (*get_state)(struct vcpu *, struct cpu_state *, unsigned groups);
     void (*set_state)(struct vcpu *, const struct cpu_state *, unsigned groups);
-    /* Deliver at the next entry.  For EVENT_INTR: 0 = will be delivered as soon as the guest can take it (IF, shadow, TPR obeyed by the back-end or CPU);
+    /* Deliver at the next entry.  EVENT_INTR is an offer: delivered as soon as the guest can take it (IF, shadow, TPR obeyed by the back-end or CPU);
      * vcpu->irq_taken is set by run() when it was. An offer can be withdrawn or replaced by the next inject of EVENT_INTR (valid=false withdraws). */
     void (*inject)(struct vcpu *, const struct event_info *);
     bool (*can_inject)(struct vcpu *, enum event_type);

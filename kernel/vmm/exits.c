@@ -1,0 +1,273 @@
+/* What the middle layer decides for each kind of exit. */
+#include <string.h>
+
+#include "kernel/vmm/policy.h"
+#include "kernel/vmm/vcpu.h"
+
+typedef void exit_fn(struct vcpu *, struct exit *);
+
+/* Behind the instruction that exited: its length is what the CPU told, or what the decoder finds. */
+static void skip(struct vcpu *v, struct exit *e)
+{
+    const struct insn *insn;
+    if (e->next_rip) {
+        vcpu_advance(v, 0);
+        v->rip = e->next_rip;
+    } else if (e->insn_len || vcpu_decode(v, e, &insn)) {
+        vcpu_advance(v, e->insn_len);
+    }
+}
+
+static void on_nothing(struct vcpu *v, struct exit *e) {}
+
+static void on_gp(struct vcpu *v, struct exit *e) { vcpu_raise(v, EXC_GP, true, 0); }
+static void on_ud(struct vcpu *v, struct exit *e) { vcpu_raise(v, EXC_UD, false, 0); }
+static void on_skip(struct vcpu *v, struct exit *e) { skip(v, e); }
+
+static void on_pio(struct vcpu *v, struct exit *e)
+{
+    if (unlikely(e->u.pio.string)) {
+        vcpu_emulate(v, e);
+        return;
+    }
+    struct io io = { .size = e->u.pio.size, .write = !e->u.pio.in, .data = v->gpr[RAX], .cpu = v };
+    uint64_t mask = BITS(8 * io.size - 1, 0);
+    io.data &= mask;
+    skip(v, e);
+    bus_access(v->vm->ports, v->index, e->u.pio.port, &io);
+    if (e->u.pio.in)
+        v->gpr[RAX] = io.size == 4 ? io.data & mask : (v->gpr[RAX] & ~mask) | (io.data & mask);
+}
+
+static void on_cpuid(struct vcpu *v, struct exit *e)
+{
+    policy_cpuid(v);
+    skip(v, e);
+}
+
+static void on_rdmsr(struct vcpu *v, struct exit *e)
+{
+    uint64_t val;
+    if (!policy_rdmsr(v, (uint32_t)v->gpr[RCX], &val)) {
+        on_gp(v, e);
+        return;
+    }
+    v->gpr[RAX] = (uint32_t)val;
+    v->gpr[RDX] = val >> 32;
+    skip(v, e);
+}
+
+static void on_wrmsr(struct vcpu *v, struct exit *e)
+{
+    uint64_t val = v->gpr[RDX] << 32 | (uint32_t)v->gpr[RAX];
+    if (policy_wrmsr(v, (uint32_t)v->gpr[RCX], val))
+        skip(v, e);
+    else
+        on_gp(v, e);
+}
+
+static void on_hlt(struct vcpu *v, struct exit *e)
+{
+    skip(v, e);
+    v->run = RUN_HALTED;
+    atomic_or(&v->requests, REQ_EVENT);         /* something deliverable may be pending already */
+}
+
+static void on_pause(struct vcpu *v, struct exit *e)
+{
+    skip(v, e);
+    thread_yield_hint();
+}
+
+/* Bits of CR4 that this machine does not have: as its CPUID says. */
+static bool cr4_valid(struct vcpu *v, uint64_t old, uint64_t val)
+{
+    const struct cpu_state *st = vcpu_state(v, ST_CRS);
+    if (val & ~policy_cr4_mask(v))
+        return false;
+    if ((st->efer & EFER_LMA) && !(val & CR4_PAE))
+        return false;
+    bool pcide_on = (val & CR4_PCIDE) && !(old & CR4_PCIDE);
+    return !pcide_on || ((st->efer & EFER_LMA) && !(st->cr3 & 0xfff));
+}
+
+static void write_cr4_exit(struct vcpu *v, struct exit *e, uint64_t val)
+{
+    struct cpu_state *st = vcpu_state(v, ST_CRS);
+    uint64_t old = st->cr4;
+    if (!cr4_valid(v, old, val)) {
+        on_gp(v, e);
+        return;
+    }
+    st->cr4 = val;
+    vcpu_put_state(v, ST_CRS);
+    if ((old ^ val) & (CR4_PAE | CR4_PGE | CR4_PSE | CR4_PCIDE | CR4_SMEP | CR4_SMAP))
+        hv->flush(v, FLUSH_LINEAR);
+    skip(v, e);
+}
+
+static bool cr0_valid(struct vcpu *v, uint64_t val)
+{
+    const struct cpu_state *st = vcpu_state(v, ST_CRS | ST_SEGS);
+    if ((val >> 32) || ((val & CR0_PG) && !(val & CR0_PE)) || ((val & CR0_NW) && !(val & CR0_CD)))
+        return false;
+    bool paging_on = (val & CR0_PG) && !(st->cr0 & CR0_PG);
+    if (paging_on && (st->efer & EFER_LME) && (!(st->cr4 & CR4_PAE) || (st->seg[SEG_CS].attr & BIT(9))))
+        return false;
+    return (val & CR0_PG) || !(st->cr4 & CR4_PCIDE);
+}
+
+static void write_cr0_exit(struct vcpu *v, struct exit *e, uint64_t val)
+{
+    struct cpu_state *st = vcpu_state(v, ST_CRS);
+    if (!cr0_valid(v, val)) {
+        on_gp(v, e);
+        return;
+    }
+    uint64_t old = st->cr0;
+    st->cr0 = val | CR0_ET;
+    if (st->efer & EFER_LME)
+        st->efer = val & CR0_PG ? st->efer | EFER_LMA : st->efer & ~EFER_LMA;
+    vcpu_put_state(v, ST_CRS);
+    if ((old ^ val) & (CR0_PG | CR0_PE | CR0_WP))
+        hv->flush(v, FLUSH_LINEAR);
+    skip(v, e);
+}
+
+static void on_cr(struct vcpu *v, struct exit *e)
+{
+    const struct insn *insn;
+    if (!e->u.cr.write) {
+        on_ud(v, e);            /* no CR read is intercepted */
+        return;
+    }
+    if (e->u.cr.gpr == 0xff) {  /* the CPU did not tell the operand */
+        if (!vcpu_decode(v, e, &insn))
+            return;
+        e->u.cr.gpr = insn->rm;
+    }
+    uint64_t val = v->gpr[e->u.cr.gpr];
+    if (e->u.cr.clts)
+        val = vcpu_state(v, ST_CRS)->cr0 & ~CR0_TS;
+    else if (e->u.cr.lmsw)      /* LMSW sets PE but cannot clear it */
+        val = (vcpu_state(v, ST_CRS)->cr0 & ~0xeull) | (e->u.cr.lmsw_src & 0xf);
+    bool real;
+    if (vcpu_cpu_mode(v, &real) != MODE_64)
+        val = (uint32_t)val;
+    if (e->u.cr.cr == 4)
+        write_cr4_exit(v, e, val);
+    else if (e->u.cr.cr == 0)
+        write_cr0_exit(v, e, val);
+    else
+        on_ud(v, e);
+}
+
+/* XCR0: SDM vol 1 "Enabling the XSAVE Feature Set": x87 always, AVX needs SSE, the three AVX-512 parts come together and need AVX. */
+static bool xcr0_valid(uint64_t val)
+{
+    enum { X87 = 1, SSE = 2, AVX = 4, AVX512 = 0xe0 };
+    if (!(val & X87) || (val & ~policy_xcr0_mask()))
+        return false;
+    if ((val & AVX) && !(val & SSE))
+        return false;
+    return !(val & AVX512) || ((val & AVX512) == AVX512 && (val & AVX));
+}
+
+static void on_xsetbv(struct vcpu *v, struct exit *e)
+{
+    uint64_t val = v->gpr[RDX] << 32 | (uint32_t)v->gpr[RAX];
+    const struct cpu_state *st = vcpu_state(v, ST_CRS);
+    if (!(st->cr4 & CR4_OSXSAVE)) {
+        on_ud(v, e);
+    } else if (st->cpl || (uint32_t)v->gpr[RCX] || !xcr0_valid(val)) {
+        on_gp(v, e);
+    } else {
+        v->xcr0 = val;          /* the back-end loads it at the next entry */
+        skip(v, e);
+    }
+}
+
+/*
+ * Intercepted because their delivery can fault into themselves for ever without an exit (#DB, #AC) or because they are the host's business (#MC).
+ */
+static void on_exception(struct vcpu *v, struct exit *e)
+{
+    if (e->u.exc.vector == EXC_MC)
+        vcpu_crash(v, "the host CPU reported a machine check while this guest ran");
+    else
+        vcpu_raise(v, e->u.exc.vector, e->u.exc.has_error, e->u.exc.error);
+}
+
+static void on_triple_fault(struct vcpu *v, struct exit *e)
+{
+    struct vm *vm = v->vm;
+    uint64_t now = clock_ns();
+    bool third = vm->crash_ns[0] && now - vm->crash_ns[0] < 10000000000ull;
+    log_limited(&vm->log, LOG_WARN, vm->p.name, "vCPU %u: triple fault at rip %llx, cr2 %llx", v->index, (unsigned long long)v->rip,
+                (unsigned long long)vcpu_state(v, ST_CRS)->cr2);
+    if (!vm->p.crash_resets || third) {
+        vcpu_crash(v, "triple fault%s, cr2 %llx", third ? ", the third within 10 s" : "", (unsigned long long)vcpu_state(v, ST_CRS)->cr2);
+        return;
+    }
+    vm->crash_ns[0] = vm->crash_ns[1];
+    vm->crash_ns[1] = now;
+    vm_request_reset(vm);
+}
+
+/* The hypercalls that go with the paravirtual signature: none is offered, and the answer for an unknown one is -KVM_ENOSYS. */
+static void on_hypercall(struct vcpu *v, struct exit *e)
+{
+    if (vcpu_state(v, ST_CRS)->cpl) {
+        on_ud(v, e);
+        return;
+    }
+    v->gpr[RAX] = (uint64_t)-1000;
+    skip(v, e);
+}
+
+static void on_rdtsc(struct vcpu *v, struct exit *e)
+{
+    uint64_t t = vcpu_tsc(v);
+    v->gpr[RAX] = (uint32_t)t;
+    v->gpr[RDX] = t >> 32;
+    if (e->kind == EXIT_RDTSCP)
+        v->gpr[RCX] = vcpu_state(v, ST_MSRS)->tsc_aux;
+    skip(v, e);
+}
+
+static void on_window(struct vcpu *v, struct exit *e) { atomic_or(&v->requests, REQ_EVENT); }
+
+static void on_task_switch(struct vcpu *v, struct exit *e)
+{
+    vcpu_crash(v, "uses a hardware task switch to selector %x, which this back-end does not carry out", e->u.task.selector);
+}
+
+static void on_fatal(struct vcpu *v, struct exit *e)
+{
+    vcpu_crash(v, "%s cannot enter the guest: reason %llx, info %llx %llx", hv->name, (unsigned long long)e->u.raw.reason,
+               (unsigned long long)e->u.raw.info1, (unsigned long long)e->u.raw.info2);
+}
+
+static exit_fn *const handler[EXIT_KINDS] = {
+    [EXIT_HOST_INTR] = on_nothing, [EXIT_INTERNAL] = on_nothing, [EXIT_TIMER] = on_nothing,
+    [EXIT_PIO] = on_pio, [EXIT_MMIO] = vcpu_nested_fault, [EXIT_CPUID] = on_cpuid, [EXIT_HLT] = on_hlt,
+    [EXIT_RDMSR] = on_rdmsr, [EXIT_WRMSR] = on_wrmsr, [EXIT_CR] = on_cr, [EXIT_DR] = on_ud,
+    [EXIT_IRQ_WINDOW] = on_window, [EXIT_NMI_WINDOW] = on_window, [EXIT_TPR_BELOW] = on_window, [EXIT_EOI_INDUCED] = on_window,
+    [EXIT_PAUSE] = on_pause, [EXIT_EXCEPTION] = on_exception, [EXIT_TRIPLE_FAULT] = on_triple_fault,
+    [EXIT_INVD] = on_skip, [EXIT_WBINVD] = on_skip, [EXIT_INVLPG] = on_skip, [EXIT_XSETBV] = on_xsetbv, [EXIT_RDPMC] = on_gp,
+    [EXIT_RDTSC] = on_rdtsc, [EXIT_RDTSCP] = on_rdtsc, [EXIT_HYPERCALL] = on_hypercall,
+    [EXIT_UD] = on_ud, [EXIT_MONITOR] = on_ud, [EXIT_MWAIT] = on_ud, [EXIT_TASK_SWITCH] = on_task_switch,
+    [EXIT_APIC_ACCESS] = vcpu_emulate, [EXIT_FATAL] = on_fatal,
+};
+
+void vcpu_exit(struct vcpu *v, struct exit *e) { handler[e->kind](v, e); }
+
+const char *exit_kind_name(enum exit_kind k)
+{
+    static const char *const name[EXIT_KINDS] = {
+        "interrupt", "pio", "mmio", "cpuid", "hlt", "rdmsr", "wrmsr", "cr", "dr", "irq-window", "nmi-window", "pause", "exception", "triple-fault",
+        "invd", "wbinvd", "xsetbv", "rdpmc", "rdtsc", "rdtscp", "invlpg", "hypercall", "ud", "monitor", "mwait", "task-switch", "apic-access",
+        "eoi", "tpr", "timer", "internal", "fatal",
+    };
+    return k < EXIT_KINDS ? name[k] : "?";
+}

@@ -1,0 +1,252 @@
+/* The emulator's view of a vCPU: instruction fetch, the decode cache, and the callbacks of emulate.h. */
+#include <errno.h>
+#include <string.h>
+
+#include "kernel/hw/x86.h"
+#include "kernel/lib/log.h"
+#include "kernel/vmm/vcpu.h"
+
+enum { PAGE_LEFT_MIN = 16 };
+
+static unsigned user(const struct vcpu *v) { return v->st.cpl == 3 ? PF_U : 0; }
+
+static struct vcpu *vcpu_of(struct emu_ctx *c) { return c->arg; }
+
+static enum emu_result page_fault(struct emu_ctx *c, gva_t va, uint32_t error)
+{
+    c->exc = (struct emu_exc){ .vector = 14, .has_error = true, .error = error, .cr2 = va };
+    return EMU_EXCEPTION;
+}
+
+static enum emu_result translate(struct emu_ctx *c, gva_t va, unsigned access, gpa_t *gpa)
+{
+    struct vcpu *v = vcpu_of(c);
+    uint32_t error;
+    int err = gwalk(v, va, access | user(v), gpa, &error);
+    if (likely(!err))
+        return EMU_OK;
+    if (err == -EFAULT)
+        return page_fault(c, va, error);
+    vcpu_crash(v, "its page tables for %llx lie outside memory", (unsigned long long)va);
+    return EMU_AGAIN;
+}
+
+/* Device memory is accessed in naturally sized pieces; a guest that uses odd lengths gets them split from the largest down. */
+static void mmio(struct vcpu *v, gpa_t gpa, void *buf, unsigned len, bool write)
+{
+    uint8_t *at = buf;
+    while (len) {
+        unsigned n = len >= 8 ? 8 : len >= 4 ? 4 : len >= 2 ? 2 : 1;
+        struct io io = { .size = (uint8_t)n, .write = write, .cpu = v };
+        if (write)
+            memcpy(&io.data, at, n);
+        bus_access(v->vm->mmio, v->index, gpa, &io);
+        if (!write)
+            memcpy(at, &io.data, n);
+        at += n, gpa += n, len -= n;
+    }
+}
+
+static enum emu_result mem_read(struct emu_ctx *c, gva_t va, void *buf, unsigned len)
+{
+    gpa_t gpa;
+    struct vcpu *v = vcpu_of(c);
+    enum emu_result r = translate(c, va, 0, &gpa);
+    if (r == EMU_OK && gmem_read(&v->vm->gmem, gpa, buf, len))
+        mmio(v, gpa, buf, len, false);
+    return r;
+}
+
+static enum emu_result mem_write(struct emu_ctx *c, gva_t va, const void *buf, unsigned len)
+{
+    gpa_t gpa;
+    struct vcpu *v = vcpu_of(c);
+    enum emu_result r = translate(c, va, PF_W, &gpa);
+    if (r == EMU_OK && gmem_write(&v->vm->gmem, gpa, buf, len))
+        mmio(v, gpa, (void *)(uintptr_t)buf, len, true);
+    return r;
+}
+
+/* Devices, unaligned words and 16-byte operands are read, compared and written: no bus gives more. */
+static enum emu_result slow_cmpxchg(struct vcpu *v, gpa_t gpa, void *old, const void *val, unsigned len)
+{
+    uint8_t now[16];
+    bool ram = !gmem_read(&v->vm->gmem, gpa, now, len);
+    if (!ram)
+        mmio(v, gpa, now, len, false);
+    if (memcmp(now, old, len)) {
+        memcpy(old, now, len);
+        return EMU_AGAIN;
+    }
+    if (!ram || gmem_write(&v->vm->gmem, gpa, val, len))
+        mmio(v, gpa, (void *)(uintptr_t)val, len, true);
+    return EMU_OK;
+}
+
+static enum emu_result mem_cmpxchg(struct emu_ctx *c, gva_t va, void *old, const void *val, unsigned len)
+{
+    gpa_t gpa;
+    struct vcpu *v = vcpu_of(c);
+    enum emu_result r = translate(c, va, PF_W, &gpa);
+    if (r != EMU_OK)
+        return r;
+    uint64_t o = 0, n = 0;
+    if (len > 8)
+        return slow_cmpxchg(v, gpa, old, val, len);
+    memcpy(&o, old, len);
+    memcpy(&n, val, len);
+    int err = gmem_cmpxchg(&v->vm->gmem, gpa, len, &o, n);
+    if (err == -EFAULT)
+        return slow_cmpxchg(v, gpa, old, val, len);
+    memcpy(old, &o, len);
+    return err ? EMU_AGAIN : EMU_OK;
+}
+
+static enum emu_result mem_fetch(struct emu_ctx *c, gva_t va, void *buf, unsigned len)
+{
+    gpa_t gpa;
+    struct vcpu *v = vcpu_of(c);
+    enum emu_result r = translate(c, va, PF_I, &gpa);
+    if (r == EMU_OK && gmem_read(&v->vm->gmem, gpa, buf, len))
+        memset(buf, 0xff, len);
+    return r;
+}
+
+static enum emu_result port_in(struct emu_ctx *c, uint16_t port, unsigned size, uint32_t *val)
+{
+    struct vcpu *v = vcpu_of(c);
+    struct io io = { .size = (uint8_t)size, .cpu = v };
+    bus_access(v->vm->ports, v->index, port, &io);
+    *val = (uint32_t)io.data;
+    return EMU_OK;
+}
+
+static enum emu_result port_out(struct emu_ctx *c, uint16_t port, unsigned size, uint32_t val)
+{
+    struct vcpu *v = vcpu_of(c);
+    struct io io = { .size = (uint8_t)size, .write = true, .data = val, .cpu = v };
+    bus_access(v->vm->ports, v->index, port, &io);
+    return EMU_OK;
+}
+
+static void load_seg(struct emu_ctx *c, enum seg s)
+{
+    const struct cpu_seg *from = &vcpu_state(vcpu_of(c), ST_SEGS)->seg[s];
+    c->seg[s] = (struct emu_seg){ .base = from->base, .limit = from->limit, .attr = from->attr, .sel = from->sel };
+    c->seg_valid |= (uint8_t)(1u << s);
+}
+
+static const struct emu_ops ops = {
+    .read = mem_read, .write = mem_write, .cmpxchg = mem_cmpxchg, .fetch = mem_fetch,
+    .port_in = port_in, .port_out = port_out, .load_seg = load_seg,
+};
+
+static void setup(struct vcpu *v)
+{
+    struct emu_ctx *c = &v->emu;
+    const struct cpu_state *st = vcpu_state(v, ST_SEGS | ST_CRS);
+    c->ops = &ops, c->arg = v, c->gpr = v->gpr;
+    c->mode = vcpu_cpu_mode(v, &c->real);
+    c->cpl = st->cpl, c->iopl = (uint8_t)(v->rflags >> 12 & 3);
+    c->rip = v->rip, c->rflags = v->rflags;
+    c->cr0 = st->cr0, c->cr4 = st->cr4, c->efer = st->efer;
+    c->seg_valid = 0, c->insn_valid = false;
+    load_seg(c, SEG_CS);
+}
+
+static gva_t code_address(const struct emu_ctx *c)
+{
+    return c->mode == MODE_64 ? c->rip : (uint32_t)(c->seg[SEG_CS].base + c->rip);
+}
+
+static void raise(struct vcpu *v, const struct emu_exc *x)
+{
+    if (x->vector == 14)
+        vcpu_raise_pf(v, x->error, x->cr2);
+    else
+        vcpu_raise(v, x->vector, x->has_error, x->error);
+}
+
+/* An instruction that ends on the next page, or near the end of this one. */
+static enum emu_result decode_crossing(struct emu_ctx *c, gva_t va)
+{
+    uint8_t bytes[15];
+    unsigned left = (unsigned)(PAGE_SIZE - (va & (PAGE_SIZE - 1))), n = MIN(left, 15u);
+    enum emu_result r = mem_fetch(c, va, bytes, n);
+    if (r != EMU_OK)
+        return r;
+    int err = insn_decode(&c->insn, c->mode, bytes, n);
+    if (err == -ENODATA && n < 15) {
+        gva_t next = c->mode == MODE_64 ? va + n : (uint32_t)(va + n);
+        r = mem_fetch(c, next, bytes + n, 15 - n);
+        if (r != EMU_OK)
+            return r;
+        err = insn_decode(&c->insn, c->mode, bytes, 15);
+    }
+    c->exc = (struct emu_exc){ .vector = 6 };
+    return err ? EMU_EXCEPTION : EMU_OK;
+}
+
+static enum emu_result decode(struct vcpu *v)
+{
+    struct emu_ctx *c = &v->emu;
+    gva_t va = code_address(c);
+    uint64_t b[2];
+    if ((va & (PAGE_SIZE - 1)) > PAGE_SIZE - PAGE_LEFT_MIN)
+        return decode_crossing(c, va);
+    enum emu_result r = mem_fetch(c, va, b, sizeof b);
+    if (r != EMU_OK)
+        return r;
+    b[1] &= BITS(55, 0);
+    struct decoded *d = &v->decode[(va ^ va >> 6) % DECODE_CACHE];
+    if (likely(d->lo == b[0] && d->hi == b[1] && d->mode == c->mode + 1)) {
+        v->stats.decode_hits++;
+        c->insn = d->insn;
+        return EMU_OK;
+    }
+    v->stats.decode_misses++;
+    c->exc = (struct emu_exc){ .vector = 6 };
+    if (insn_decode(&c->insn, c->mode, (const uint8_t *)b, 15))
+        return EMU_EXCEPTION;
+    *d = (struct decoded){ b[0], b[1], (uint8_t)(c->mode + 1), c->insn };
+    return EMU_OK;
+}
+
+bool vcpu_decode(struct vcpu *v, struct exit *e, const struct insn **insn)
+{
+    setup(v);
+    enum emu_result r = decode(v);
+    if (r == EMU_EXCEPTION)
+        raise(v, &v->emu.exc);
+    v->emu.insn_valid = r == EMU_OK;
+    *insn = &v->emu.insn;
+    if (r == EMU_OK)
+        e->insn_len = v->emu.insn.len;
+    return r == EMU_OK;
+}
+
+void vcpu_emulate(struct vcpu *v, struct exit *e)
+{
+    const struct insn *insn;
+    if (!vcpu_decode(v, e, &insn))
+        return;
+    switch (emu_execute(&v->emu)) {
+    case EMU_OK:
+        v->rflags = v->emu.rflags;
+        v->rip = v->emu.rip;
+        if (v->shadow)
+            vcpu_advance(v, 0);
+        break;
+    case EMU_AGAIN:
+        v->rflags = v->emu.rflags;
+        break;
+    case EMU_EXCEPTION:
+        v->rflags = v->emu.rflags;
+        raise(v, &v->emu.exc);
+        break;
+    case EMU_UNHANDLED:
+        vcpu_crash(v, "an instruction this emulator does not know touches a device at %llx (opcode class %u, %u bytes)",
+                   (unsigned long long)e->u.mmio.gpa, insn->op, insn->len);
+        break;
+    }
+}

@@ -1,0 +1,291 @@
+#include "kernel/vmm/vcpu.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernel/hw/x86.h"
+#include "kernel/lib/log.h"
+
+struct vmm_host vmm_host;
+
+static uint64_t host_tsc(void) { return __builtin_ia32_rdtsc(); }
+
+uint64_t vcpu_tsc(struct vcpu *v) { return host_tsc() + (uint64_t)v->tsc_offset; }
+
+void vcpu_set_tsc(struct vcpu *v, uint64_t value)
+{
+    v->tsc_offset = (int64_t)(value - host_tsc());
+    hv->set_tsc(v, v->tsc_offset);
+}
+
+/*
+ * The one way to get a vCPU's attention.  The request is visible before the mode is read, and the vCPU sets its mode before it reads requests: one of the two
+ * sees the other (vcpu_may_enter).  Waking a thread that runs does no harm and cannot be left out: a timer callback may hit the vCPU's own thread between
+ * sched_prepare_block() and sched_block().  Whoever set the bit first wakes; the vCPU looks at all bits at once.
+ */
+void vcpu_request(struct vcpu *v, uint32_t req)
+{
+    if ((atomic_or(&v->requests, req) & req) == req)
+        return;
+    if (atomic_load(&v->mode) == IN_GUEST)
+        vmm_host.kick(atomic_load_relaxed(&v->host_cpu));
+    else if (v->thread)
+        thread_wake(v->thread);
+}
+
+/* ---- Architectural state ---- */
+
+struct cpu_state *vcpu_state(struct vcpu *v, unsigned groups)
+{
+    unsigned missing = groups & ~v->st_valid;
+    if (missing) {
+        hv->get_state(v, &v->st, missing);
+        v->st_valid |= missing;
+    }
+    return &v->st;
+}
+
+void vcpu_put_state(struct vcpu *v, unsigned groups)
+{
+    hv->set_state(v, &v->st, groups);
+    v->st_valid |= groups;
+}
+
+enum cpu_mode vcpu_cpu_mode(struct vcpu *v, bool *real)
+{
+    const struct cpu_state *st = vcpu_state(v, ST_SEGS | ST_CRS);
+    uint16_t attr = st->seg[SEG_CS].attr;
+    *real = !(st->cr0 & CR0_PE) || (v->rflags & RFLAGS_VM);
+    if (*real)
+        return MODE_16;
+    if ((st->efer & EFER_LMA) && (attr & BIT(9)))
+        return MODE_64;
+    return attr & BIT(10) ? MODE_32 : MODE_16;
+}
+
+void vcpu_advance(struct vcpu *v, unsigned len)
+{
+    v->rip += len;
+    if (unlikely(v->shadow)) {
+        vcpu_state(v, ST_INTR)->shadow = 0;
+        vcpu_put_state(v, ST_INTR);
+        v->shadow = false;
+    }
+    bool real;
+    if (unlikely(v->rip >> 32) && vcpu_cpu_mode(v, &real) != MODE_64)
+        v->rip = (uint32_t)v->rip;
+}
+
+void vcpu_raise(struct vcpu *v, uint8_t vector, bool has_error, uint32_t error)
+{
+    v->exc = (struct event_info){ .type = EVENT_EXCEPTION, .vector = vector, .valid = true, .has_error = has_error, .error = error };
+    atomic_or(&v->requests, REQ_EVENT);
+}
+
+void vcpu_raise_pf(struct vcpu *v, uint32_t error, gva_t cr2)
+{
+    vcpu_state(v, ST_CRS)->cr2 = cr2;
+    vcpu_put_state(v, ST_CRS);
+    vcpu_raise(v, 14, true, error);
+}
+
+void vcpu_crash(struct vcpu *v, const char *fmt, ...)
+{
+    char text[192], line[256];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    snprintf(line, sizeof line, "vCPU %u: %s (rip %llx)", v->index, text, (unsigned long long)v->rip);
+    vm_request_stop(v->vm, STOP_CRASH, 0, line);
+}
+
+/* State after power-on or INIT: Intel SDM vol 3 table "IA-32 and Intel 64 Processor States Following Power-up, Reset, or INIT". */
+static void reset_state(struct cpu_state *st, bool init)
+{
+    struct cpu_state old = *st;
+    static const struct cpu_seg data = { .limit = 0xffff, .attr = 0x93 };
+    memset(st, 0, sizeof *st);
+    for (unsigned s = 0; s < 6; s++)
+        st->seg[s] = data;
+    st->seg[SEG_CS] = (struct cpu_seg){ .base = 0xffff0000, .limit = 0xffff, .sel = 0xf000, .attr = 0x9b };
+    st->seg[SEG_LDTR] = (struct cpu_seg){ .limit = 0xffff, .attr = 0x82 };
+    st->seg[SEG_TR] = (struct cpu_seg){ .limit = 0xffff, .attr = 0x8b };
+    st->gdt.limit = st->idt.limit = 0xffff;
+    st->cr0 = CR0_ET | (init ? old.cr0 & (CR0_CD | CR0_NW) : 0);
+    st->dr6 = 0xffff0ff0, st->dr7 = 0x400;
+    st->pat = init ? old.pat : 0x0007040600070406ull;
+    if (init)
+        st->tsc_aux = old.tsc_aux;
+}
+
+void vcpu_reset(struct vcpu *v, bool init)
+{
+    if (init)
+        vcpu_state(v, ST_ALL);
+    else
+        hv->vcpu_reset(v);
+    reset_state(&v->st, init);
+    memset(v->gpr, 0, sizeof v->gpr);
+    v->gpr[RDX] = 0x600;
+    v->rip = 0xfff0, v->rflags = RFLAGS_FIXED;
+    v->exc.valid = v->reinject.valid = v->shadow = v->irq_taken = false;
+    atomic_store(&v->nmi_pending, 0);
+    v->irq_offered = IRQ_NONE;
+    hv->inject(v, &(struct event_info){ .type = EVENT_INTR });
+    vcpu_put_state(v, ST_ALL);
+    v->run = v->index ? RUN_WAIT_SIPI : RUN_ACTIVE;
+    if (!init) {
+        v->pvclock = (struct pvclock){ .on = false };
+        v->xcr0 = 1;
+        vcpu_set_tsc(v, v->tsc_adjust = 0);
+    }
+    atomic_or(&v->requests, REQ_EVENT);
+}
+
+/* ---- The vCPU's thread ---- */
+
+static void on_put(void *arg)
+{
+    struct vcpu *v = arg;
+    hv->put(v);
+}
+
+static void on_load(void *arg, bool migrated)
+{
+    struct vcpu *v = arg;
+    atomic_store_relaxed(&v->host_cpu, port_cpu());
+    v->stats.cpu = v->host_cpu;
+    hv->load(v, migrated);
+}
+
+static void start_at(struct vcpu *v, uint8_t vector)
+{
+    struct cpu_state *st = vcpu_state(v, ST_SEGS);
+    st->seg[SEG_CS].sel = (uint16_t)(vector << 8);
+    st->seg[SEG_CS].base = (uint64_t)vector << 12;
+    vcpu_put_state(v, ST_SEGS);
+    v->rip = 0;
+    v->run = RUN_ACTIVE;
+    v->stats.started = true;
+}
+
+static void halt(struct vcpu *v)
+{
+    uint64_t since = host_tsc();
+    v->stats.halted = true;
+    sched_prepare_block();
+    if (atomic_load(&v->requests))
+        sched_cancel_block();
+    else
+        sched_block();
+    v->stats.halted = false;
+    v->tsc_halted += host_tsc() - since;
+}
+
+/* Everything but REQ_EVENT is rare. */
+static void service(struct vcpu *v)
+{
+    uint32_t req = atomic_xchg(&v->requests, 0);
+    if (req & REQ_PARK) {
+        atomic_or(&v->requests, req & ~(uint32_t)REQ_PARK);    /* they still count after the pause */
+        vm_park_self(v->vm);
+        return;
+    }
+    if (req & REQ_FLUSH)
+        hv->flush(v, FLUSH_NESTED);
+    if (req & REQ_CLOCK)
+        pvclock_publish(v);
+    if (req & REQ_INIT) {
+        v->irqchip.init(v->irqchip.apic);
+        vcpu_reset(v, true);
+    }
+    if ((req & REQ_SIPI) && v->run == RUN_WAIT_SIPI)
+        start_at(v, (uint8_t)atomic_load(&v->sipi_vector));
+    if (v->run == RUN_HALTED && vcpu_wakes(v))
+        v->run = RUN_ACTIVE;
+    if (v->run == RUN_ACTIVE)
+        vcpu_events(v);
+}
+
+static void enter(struct vcpu *v)
+{
+    struct exit *e = &v->exit;
+    preempt_disable();
+    v->st_valid = 0;
+    uint64_t in = host_tsc();
+    v->tsc_host += in - v->tsc_out;
+    hv->run(v, e);
+    v->tsc_out = host_tsc();
+    v->tsc_guest += v->tsc_out - in;
+    preempt_enable();
+    if (v->irq_taken) {
+        v->irq_taken = false;
+        v->irqchip.accept(v->irqchip.apic, v->irq_offered);
+        v->irq_offered = IRQ_NONE;
+        v->stats.irqs++;
+        atomic_or(&v->requests, REQ_EVENT);
+    }
+    if (unlikely(v->reinject.valid))
+        atomic_or(&v->requests, REQ_EVENT);
+    v->stats.exits[e->kind]++;
+    struct exit_trace *t = &v->trace[v->trace_at++ % EXIT_TRACE];
+    *t = (struct exit_trace){ e->rip, e->u.raw.reason, (uint8_t)e->kind };
+    vcpu_exit(v, e);
+}
+
+void vcpu_main(void *arg)
+{
+    struct vcpu *v = arg;
+    v->tsc_out = host_tsc();
+    for (;;) {
+        if (atomic_load(&v->requests))
+            service(v);
+        else if (likely(v->run == RUN_ACTIVE))
+            enter(v);
+        else
+            halt(v);
+    }
+}
+
+/* ---- Making one ---- */
+
+/* The XSAVE image of a reset FPU: everything in its initial state but the control words, which a legacy image states explicitly. */
+static void reset_fpu(void *area)
+{
+    memset(area, 0, sched_fpu_size());
+    *(uint16_t *)area = 0x37f;
+    *(uint32_t *)((char *)area + 24) = 0x1f80;
+}
+
+int vcpu_create(struct vm *vm, unsigned index)
+{
+    struct vcpu *v = kmalloc_aligned(sizeof *v, 64);
+    if (!v)
+        return -ENOMEM;
+    memset(v, 0, sizeof *v);
+    v->vm = vm, v->index = index, v->irq_offered = IRQ_NONE;
+    v->hooks = (struct thread_hooks){ on_put, on_load, v };
+    v->fpu = kmalloc_aligned(sched_fpu_size(), 64);
+    int err = v->fpu ? hv->vcpu_init(v) : -ENOMEM;
+    if (err) {
+        kfree(v->fpu);
+        kfree(v);
+        return err;
+    }
+    reset_fpu(v->fpu);
+    vm->vcpu[index] = v;
+    return 0;
+}
+
+void vcpu_destroy(struct vcpu *v)
+{
+    if (!v)
+        return;
+    hv->vcpu_fini(v);
+    kfree(v->msrs);
+    kfree(v->fpu);
+    kfree(v);
+}

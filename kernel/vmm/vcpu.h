@@ -1,0 +1,183 @@
+/*
+ * struct vcpu: one virtual CPU.  Known to kernel/vmm and to the back-ends; devices see it as an opaque pointer.
+ *
+ * A vCPU is a thread.  Fields without a remark belong to that thread; others read or change them only while it is parked.
+ * Legend: [any] touched by other CPUs, atomics only; [vm] under vm->lock; [hot] in the exit path.
+ */
+#pragma once
+#include "kernel/hw/x86.h"
+#include "kernel/lib/log.h"
+#include "kernel/mm/ptab.h"
+#include "kernel/sched/sched.h"
+#include "kernel/vmm/emulate.h"
+#include "kernel/vmm/gmem_core.h"
+#include "kernel/vmm/hv_ops.h"
+#include "kernel/vmm/vm.h"
+
+enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI };
+
+/* Why a vCPU must look around before it enters the guest. */
+enum {
+    REQ_EVENT = 1 << 0,         /* interrupt, NMI or exception state changed: decide again what to deliver */
+    REQ_INIT = 1 << 1,
+    REQ_SIPI = 1 << 2,
+    REQ_PARK = 1 << 3,          /* the VM wants its vCPUs still: pause, reset, stop */
+    REQ_FLUSH = 1 << 4,         /* nested entries changed */
+    REQ_CLOCK = 1 << 5,         /* republish the paravirtual clock */
+    REQ_CAP = 1 << 6,
+};
+enum vcpu_run { RUN_ACTIVE, RUN_HALTED, RUN_WAIT_SIPI };
+enum vcpu_mode { OUTSIDE_GUEST, IN_GUEST };
+
+enum { EXIT_TRACE = 32, DECODE_CACHE = 64 };
+struct exit_trace { uint64_t rip, info; uint8_t kind; };
+struct decoded { uint64_t lo, hi; uint8_t mode; struct insn insn; };    /* the bytes themselves are the key */
+
+struct pvclock { gpa_t system, wall; uint32_t version; bool on; };
+
+struct vcpu {
+    uint64_t gpr[16];           /* [hot] 0: in encoding order; rsp and rax current outside run() */
+    uint64_t rip, rflags;       /* [hot] */
+    uint32_t requests;          /* [any] REQ_ */
+    uint32_t mode;              /* [any] enum vcpu_mode */
+    void *hv;                   /* back-end's */
+    struct vm *vm;
+    unsigned index, host_cpu;   /* host_cpu [any]: where it is loaded */
+
+    /* Events: what is to be delivered at the next entry. */
+    struct event_info reinject; /* delivery was cut short by an exit; filled by run() */
+    struct event_info exc;      /* exception raised by an emulated instruction */
+    uint32_t nmi_pending;       /* [any] 0 .. 2 */
+    int irq_offered;            /* as vcpu_irqchip.pending returned it, or IRQ_NONE */
+    bool irq_taken;             /* set by run(): the offered interrupt was delivered */
+    bool shadow;                /* set by run(): an interrupt shadow is in force */
+    enum vcpu_run run;
+    uint32_t sipi_vector;       /* [any] */
+    struct vcpu_irqchip irqchip;
+    bool has_irqchip;
+
+    /* Architectural state fetched from the back-end since the last exit; valid says which groups. */
+    unsigned st_valid;
+    struct cpu_state st;
+    uint64_t xcr0;              /* guest's; the back-end loads it with the vCPU */
+    int64_t tsc_offset;
+    uint64_t tsc_adjust;
+
+    struct exit exit;
+    struct emu_ctx emu;
+    struct decoded decode[DECODE_CACHE];
+    struct pvclock pvclock;
+    void *msrs;                 /* MSR policy's state, kernel/vmm/msr.c */
+
+    struct thread *thread;
+    struct thread_hooks hooks;
+    void *fpu;
+
+    struct vcpu_stats stats;    /* racy reads by others are fine */
+    uint64_t tsc_out;           /* [hot] TSC at the last exit */
+    uint64_t tsc_guest, tsc_host;       /* [hot] time spent */
+    uint64_t tsc_halted;        /* part of tsc_host */
+    uint64_t tsc_paused;        /* guest TSC while the VM is paused */
+    unsigned trace_at;
+    struct exit_trace trace[EXIT_TRACE];
+};
+_Static_assert(offsetof(struct vcpu, gpr) == 0, "entry stubs");
+_Static_assert(offsetof(struct vcpu, rip) == 128, "entry stubs");
+
+struct vm {
+    struct vm_params p;
+    struct gmem gmem;
+    struct ptab nested;         /* under nested_lock; hardware walks it */
+    struct spinlock nested_lock;
+    struct bus *ports, *mmio;
+    struct vmclock clock;
+    void *hv;
+    struct vcpu *vcpu[VM_MAX_VCPUS];
+    void *cpuid;                /* CPUID policy as computed for this VM */
+    struct vm_hooks hooks;
+    bool boot_set;
+    uint64_t boot_gpr[16], boot_rip;
+    struct cpu_state boot;
+
+    struct mutex lock;          /* control: one of run, pause, reset, stop at a time */
+    struct cond changed;        /* with lock: state or a vCPU's parked changed */
+    enum vm_state state;
+    unsigned threads, parked;   /* vCPU threads that exist; those standing still */
+    bool holding;               /* parked ones are to stay */
+    bool quit;                  /* parked threads are to end */
+    enum vm_stop cause;
+    unsigned code;
+    char reason[256];
+    uint64_t crash_ns[3];       /* clock of the last resets by triple fault */
+
+    /* Requests from vCPUs and devices [any], carried out by `work` */
+    struct spinlock req_lock;
+    bool want_reset;
+    enum vm_stop want_stop;
+    unsigned want_code;
+    char want_reason[256];
+    struct work work;
+    struct ratelimit log;
+};
+
+/* ---- What the host tells the middle layer once, before any VM (kernel/main.c). ---- */
+struct vmm_host {
+    uint64_t tsc_hz;
+    bool tsc_stable;            /* invariant and checked across CPUs */
+    bool tsc_clock;             /* clock_ns() runs by the TSC */
+    unsigned phys_bits;         /* physical width, less encryption bits */
+    uint64_t xcr0;              /* what the host enables */
+    void (*kick)(unsigned cpu); /* makes that CPU leave guest mode */
+    void (*cpuid)(uint32_t leaf, uint32_t sub, uint32_t out[4]);
+    const struct pt_format *nested;     /* by hv->probe */
+    unsigned max_leaf;
+};
+extern struct vmm_host vmm_host;
+
+/* ---- Back-end's side of the entry protocol ---- */
+/* Interrupts off, last thing before the world switch: true: entered (other CPUs' requests will kick this one out). */
+static inline bool vcpu_may_enter(struct vcpu *v)
+{
+    atomic_store_relaxed(&v->mode, IN_GUEST);
+    atomic_fence();             /* pairs with vcpu_request: either it sees IN_GUEST and kicks, or we see its request */
+    if (likely(!atomic_load_relaxed(&v->requests) && !sched_need_resched()))
+        return true;
+    atomic_store_relaxed(&v->mode, OUTSIDE_GUEST);
+    return false;
+}
+static inline void vcpu_left_guest(struct vcpu *v) { atomic_store_relaxed(&v->mode, OUTSIDE_GUEST); }
+
+/* ---- Shared by the files of kernel/vmm ---- */
+void vcpu_request(struct vcpu *, uint32_t req);         /* any context but irq, any CPU */
+int  vcpu_create(struct vm *, unsigned index);
+void vcpu_destroy(struct vcpu *);
+void vcpu_reset(struct vcpu *, bool init /* INIT signal: the FPU and some MSRs survive */);
+void vcpu_main(void *vcpu);
+void vm_park_self(struct vm *);                         /* vCPU thread: stands still until released, or ends */
+/* Leave RIP behind `len` bytes; ends the interrupt shadow. */
+void vcpu_advance(struct vcpu *, unsigned len);
+void vcpu_raise(struct vcpu *, uint8_t vector, bool has_error, uint32_t error);
+void vcpu_raise_pf(struct vcpu *, uint32_t error, gva_t cr2);
+/* Architectural state, fetched on demand. */
+struct cpu_state *vcpu_state(struct vcpu *, unsigned groups);
+void vcpu_put_state(struct vcpu *, unsigned groups);
+enum cpu_mode vcpu_cpu_mode(struct vcpu *, bool *real);
+uint64_t vcpu_tsc(struct vcpu *);
+void vcpu_set_tsc(struct vcpu *, uint64_t value);
+/* The VM cannot go on: stops it as crashed with this sentence. */
+void vcpu_crash(struct vcpu *, const char *fmt, ...) __printf_like(2, 3);
+
+void vcpu_exit(struct vcpu *, struct exit *);           /* exits.c: the dispatcher */
+void vcpu_events(struct vcpu *);                        /* event.c: REQ_EVENT */
+bool vcpu_wakes(struct vcpu *);                         /* event.c: would a halted CPU go on? */
+void vcpu_nested_fault(struct vcpu *, struct exit *);   /* nested.c */
+/* insn.c: fetch and decode the instruction at RIP; false: an exception was raised or the VM stopped. */
+bool vcpu_decode(struct vcpu *, struct exit *, const struct insn **);
+void vcpu_emulate(struct vcpu *, struct exit *);
+
+/* gwalk.c: guest linear → physical.  access: PF_W, PF_U, PF_I of the attempt. 0; -EFAULT with *error = #PF error code; -EIO: the walk left RAM. */
+int gwalk(struct vcpu *, gva_t, unsigned access, gpa_t *, uint32_t *error);
+
+void pvclock_publish(struct vcpu *);                    /* pvclock.c */
+bool pvclock_msr_write(struct vcpu *, uint32_t msr, uint64_t val);
+bool pvclock_msr_read(struct vcpu *, uint32_t msr, uint64_t *val);
