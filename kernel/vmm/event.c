@@ -35,13 +35,13 @@ static void deliver_nmi(struct vcpu *v)
  */
 void vcpu_events(struct vcpu *v)
 {
-    if (v->reinject.valid) {
+    if (v->exc.valid) {                 /* raised while another event was being delivered: that one starts anew, or is lost as on the CPU */
+        hv->inject(v, &v->exc);
+        v->exc.valid = v->reinject.valid = false;
+        v->stats.exceptions++;
+    } else if (v->reinject.valid) {
         hv->inject(v, &v->reinject);
         v->reinject.valid = false;
-    } else if (v->exc.valid) {
-        hv->inject(v, &v->exc);
-        v->exc.valid = false;
-        v->stats.exceptions++;
     } else if (atomic_load(&v->nmi_pending)) {
         deliver_nmi(v);
     }

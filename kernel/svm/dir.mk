@@ -1,0 +1,1 @@
+core += kernel/svm/svm.c kernel/svm/vmcb.c kernel/svm/exit.c kernel/svm/msr.c kernel/svm/enter.S

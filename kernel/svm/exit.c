@@ -1,0 +1,103 @@
+/* #VMEXIT codes → struct exit.  Nothing is decided here. */
+#include "kernel/svm/svm.h"
+
+static enum exit_kind pio(const struct vmcb *b, struct exit *e)
+{
+    uint64_t i = b->exitinfo1;
+    e->u.pio.port = (uint16_t)(i >> IOIO_PORT_SHIFT);
+    e->u.pio.size = i >> IOIO_SIZE_SHIFT & 7;           /* one bit per size, and the bits are the sizes */
+    e->u.pio.in = i & IOIO_IN, e->u.pio.string = i & IOIO_STR, e->u.pio.rep = i & IOIO_REP;
+    e->next_rip = b->exitinfo2;
+    return EXIT_PIO;
+}
+
+static enum exit_kind nested_fault(const struct vmcb *b, struct exit *e)
+{
+    uint64_t i = b->exitinfo1;
+    e->u.mmio.gpa = b->exitinfo2;
+    e->u.mmio.gva_valid = false;
+    e->u.mmio.access = (uint8_t)((i & PF_I) ? MMIO_EXEC : (i & PF_W) ? MMIO_WRITE : MMIO_READ);
+    e->u.mmio.final = !(i & NPF_TABLE);
+    e->u.mmio.present = i & PF_P;
+    return EXIT_MMIO;
+}
+
+static enum exit_kind control(const struct vmcb *b, struct exit *e)
+{
+    e->u.cr.cr = b->exitcode & 15;
+    e->u.cr.write = true, e->u.cr.lmsw = e->u.cr.clts = false;
+    e->u.cr.gpr = svm_features.decode && (b->exitinfo1 >> 63) ? b->exitinfo1 & 15 : 0xff;
+    return EXIT_CR;
+}
+
+static enum exit_kind exception(const struct vmcb *b, struct exit *e)
+{
+    e->u.exc.vector = (uint8_t)(b->exitcode - SVM_EXIT_EXC);
+    e->u.exc.has_error = e->u.exc.vector == EXC_AC;
+    e->u.exc.error = (uint32_t)b->exitinfo1;
+    return EXIT_EXCEPTION;
+}
+
+/* NMIs are blocked until the handler's IRET has run; the CPU tells of the IRET before it runs. */
+static enum exit_kind iret(struct svm_vcpu *s, struct exit *e)
+{
+    s->vmcb->intercept[ICPT_MISC1] &= ~(uint32_t)ICPT_IRET;
+    svm_dirty(s, CLEAN_I);
+    s->nmi = NMI_AT_IRET, s->iret_rip = e->rip;
+    return EXIT_NMI_WINDOW;
+}
+
+static enum exit_kind debug_registers(struct vcpu *v)
+{
+    svm_load_debug(v);
+    return EXIT_INTERNAL;
+}
+
+static enum exit_kind fatal(const struct vmcb *b, struct exit *e)
+{
+    e->u.raw.reason = b->exitcode, e->u.raw.info1 = b->exitinfo1, e->u.raw.info2 = b->exitinfo2;
+    return EXIT_FATAL;
+}
+
+/* Exits that need no more than their name. */
+static const uint8_t plain[] = {
+    [SVM_EXIT_INTR - 0x60] = EXIT_HOST_INTR, [SVM_EXIT_NMI - 0x60] = EXIT_HOST_INTR, [SVM_EXIT_SMI - 0x60] = EXIT_HOST_INTR,
+    [SVM_EXIT_INIT - 0x60] = EXIT_HOST_INTR, [SVM_EXIT_VINTR - 0x60] = EXIT_IRQ_WINDOW, [SVM_EXIT_RDPMC - 0x60] = EXIT_RDPMC,
+    [SVM_EXIT_CPUID - 0x60] = EXIT_CPUID, [SVM_EXIT_INVD - 0x60] = EXIT_INVD, [SVM_EXIT_PAUSE - 0x60] = EXIT_PAUSE, [SVM_EXIT_HLT - 0x60] = EXIT_HLT,
+    [SVM_EXIT_INVLPG - 0x60] = EXIT_INVLPG, [SVM_EXIT_INVLPGA - 0x60] = EXIT_UD, [SVM_EXIT_FREEZE - 0x60] = EXIT_INTERNAL,
+    [SVM_EXIT_SHUTDOWN - 0x60] = EXIT_TRIPLE_FAULT, [SVM_EXIT_VMRUN - 0x60] = EXIT_UD, [SVM_EXIT_VMMCALL - 0x60] = EXIT_HYPERCALL,
+    [SVM_EXIT_VMLOAD - 0x60] = EXIT_UD, [SVM_EXIT_VMSAVE - 0x60] = EXIT_UD, [SVM_EXIT_STGI - 0x60] = EXIT_UD, [SVM_EXIT_CLGI - 0x60] = EXIT_UD,
+    [SVM_EXIT_SKINIT - 0x60] = EXIT_UD, [SVM_EXIT_RDTSCP - 0x60] = EXIT_RDTSCP, [SVM_EXIT_WBINVD - 0x60] = EXIT_WBINVD,
+    [SVM_EXIT_MONITOR - 0x60] = EXIT_MONITOR, [SVM_EXIT_MWAIT - 0x60] = EXIT_MWAIT, [SVM_EXIT_MWAIT_ARMED - 0x60] = EXIT_MWAIT,
+    [SVM_EXIT_XSETBV - 0x60] = EXIT_XSETBV, [SVM_EXIT_RDPRU - 0x60] = EXIT_UD,
+};
+enum { PLAIN_OTHER = EXIT_HOST_INTR };
+
+static enum exit_kind kind_of(struct vcpu *v, struct exit *e)
+{
+    struct svm_vcpu *s = svm_of(v);
+    const struct vmcb *b = s->vmcb;
+    uint64_t code = b->exitcode;
+    switch (code) {
+    case SVM_EXIT_NPF: return nested_fault(b, e);
+    case SVM_EXIT_IOIO: return pio(b, e);
+    case SVM_EXIT_MSR: return b->exitinfo1 ? EXIT_WRMSR : EXIT_RDMSR;
+    case SVM_EXIT_IRET: return iret(s, e);
+    case SVM_EXIT_CR_WRITE ... SVM_EXIT_CR_WRITE + 15: return control(b, e);
+    case SVM_EXIT_DR_READ ... SVM_EXIT_DR_WRITE + 15: return debug_registers(v);
+    case SVM_EXIT_EXC ... SVM_EXIT_EXC + 31: return exception(b, e);
+    }
+    uint64_t n = code - 0x60;
+    if (n < ARRAY_SIZE(plain) && (plain[n] != PLAIN_OTHER || code <= SVM_EXIT_INIT))
+        return plain[n];
+    return fatal(b, e);
+}
+
+void svm_translate(struct vcpu *v, struct exit *e)
+{
+    const struct vmcb *b = svm_of(v)->vmcb;
+    e->rip = b->rip;
+    e->insn_len = e->nbytes = 0;
+    e->next_rip = svm_features.nrips ? b->nrip : 0;
+    e->kind = kind_of(v, e);
+}

@@ -1,0 +1,346 @@
+/* AMD-V behind struct hv_ops. */
+#include "kernel/svm/svm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernel/lib/log.h"
+#include "kernel/x86/cpu.h"
+#include "kernel/x86/percpu.h"
+
+enum { IOPM_ORDER = 2 /* 12 KiB needed */, APIC_TPR = 0x80 };
+
+struct svm_features svm_features;
+static hpa_t iopm;              /* all ports intercepted; shared by all VMs, never written after probe */
+
+hpa_t svm_io_bitmap(void) { return iopm; }
+
+static struct svm_cpu *this_svm(void) { return this_cpu()->hv; }
+
+/* ---- CPU ---- */
+
+static void read_features(void)
+{
+    struct cpuid_regs r = cpuid(0x8000000a, 0);
+    svm_features = (struct svm_features){
+        .edx = r.edx, .nasids = r.ebx, .nrips = r.edx & SVM_FEAT_NRIPS, .flush_asid = r.edx & SVM_FEAT_FLUSH_ASID,
+        .decode = r.edx & SVM_FEAT_DECODE, .pause_filter = r.edx & SVM_FEAT_PAUSE_FILTER, .clean_bits = r.edx & SVM_FEAT_VMCB_CLEAN,
+    };
+}
+
+static int svm_probe(char *err, size_t errlen)
+{
+    uint64_t vm_cr = 0;
+    if (!cpu_has(FEAT_SVM) || cpu_info.max_ext_leaf < 0x8000000a) {
+        snprintf(err, errlen, "this CPU (%s) has no AMD-V", cpu_info.brand);
+        return -ENOTSUP;
+    }
+    if (rdmsr_safe(MSR_VM_CR, &vm_cr) && (vm_cr & VM_CR_SVMDIS)) {
+        snprintf(err, errlen, "AMD-V is switched off by the firmware%s; enable \"SVM mode\" in its CPU set-up", vm_cr & VM_CR_LOCK ? " and locked" : "");
+        return -ENOTSUP;
+    }
+    read_features();
+    if (!(svm_features.edx & SVM_FEAT_NPT) || svm_features.nasids < 2 || !cpu_has(FEAT_NX)) {
+        snprintf(err, errlen, "this CPU's AMD-V lacks %s, which Joist needs", svm_features.edx & SVM_FEAT_NPT ? "NX or ASIDs" : "nested paging");
+        return -ENOTSUP;
+    }
+    iopm = page_alloc(IOPM_ORDER, 0);
+    if (!iopm)
+        return -ENOMEM;
+    memset(pa_to_va(iopm), 0xff, PAGE_SIZE << IOPM_ORDER);
+    vmm_host.nested = &pt_npt;
+    vmm_host.max_leaf = cpu_has(FEAT_PDPE1GB) ? ORDER_1G : ORDER_2M;
+    log_info("svm", "nested paging, %u ASIDs%s%s%s%s%s", svm_features.nasids, svm_features.nrips ? ", next RIP" : "",
+             svm_features.flush_asid ? ", flush by ASID" : "", svm_features.decode ? ", decode assists" : "",
+             svm_features.pause_filter ? ", PAUSE filter" : "", svm_features.clean_bits ? ", clean bits" : "");
+    return 0;
+}
+
+static int svm_cpu_on(unsigned cpu, char *err, size_t errlen)
+{
+    struct svm_cpu *c = kzalloc(sizeof *c);
+    hpa_t hsave = page_alloc(ORDER_4K, PAGE_ZERO), host = page_alloc(ORDER_4K, PAGE_ZERO);
+    if (!c || !hsave || !host) {
+        snprintf(err, errlen, "no memory for AMD-V on CPU %u", cpu);
+        return -ENOMEM;
+    }
+    *c = (struct svm_cpu){ .hsave = hsave, .host_vmcb = host, .asid_gen = 1, .asid_next = 1, .asid_max = svm_features.nasids - 1, .on = true };
+    wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
+    wrmsr(MSR_VM_HSAVE_PA, hsave);
+    __asm__ volatile("vmsave %%rax" :: "a"(host) : "memory");
+    this_cpu()->hv = c;
+    return 0;
+}
+
+static void svm_cpu_off(unsigned cpu)
+{
+    struct svm_cpu *c = this_svm();
+    if (!c || !c->on)
+        return;
+    c->on = false;
+    __asm__ volatile("stgi");
+    wrmsr(MSR_VM_HSAVE_PA, 0);
+    wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~EFER_SVME);
+}
+
+/* ---- VM and vCPU ---- */
+
+static int svm_vcpu_init(struct vcpu *v)
+{
+    struct svm_vcpu *s = kzalloc(sizeof *s);
+    hpa_t pa = s ? page_alloc(ORDER_4K, PAGE_ZERO) : 0;
+    if (!pa) {
+        kfree(s);
+        return -ENOMEM;
+    }
+    s->pa = pa, s->vmcb = pa_to_va(pa);
+    v->hv = s;
+    svm_vmcb_init(v);
+    return 0;
+}
+
+static void svm_vcpu_fini(struct vcpu *v)
+{
+    struct svm_vcpu *s = svm_of(v);
+    page_free(s->pa, ORDER_4K);
+    kfree(s);
+    v->hv = NULL;
+}
+
+#define DR_ACCESSORS(n) \
+    static uint64_t read_dr##n(void) { uint64_t v; __asm__ volatile("movq %%db" #n ", %0" : "=r"(v)); return v; } \
+    static void write_dr##n(uint64_t v) { __asm__ volatile("movq %0, %%db" #n :: "r"(v)); }
+DR_ACCESSORS(0)
+DR_ACCESSORS(1)
+DR_ACCESSORS(2)
+DR_ACCESSORS(3)
+
+/* Debug registers: DR0-3 are switched only for guests that use them; until then every access exits. */
+static void debug_in_cpu(struct svm_vcpu *s)
+{
+    write_dr0(s->dr[0]), write_dr1(s->dr[1]), write_dr2(s->dr[2]), write_dr3(s->dr[3]);
+    s->vmcb->intercept[ICPT_DR] = 0;
+    s->dr_loaded = true;
+    svm_dirty(s, CLEAN_I);
+}
+
+void svm_load_debug(struct vcpu *v)
+{
+    preempt_disable();
+    debug_in_cpu(svm_of(v));
+    preempt_enable();
+}
+
+static void debug_out_of_cpu(struct svm_vcpu *s)
+{
+    s->dr[0] = read_dr0(), s->dr[1] = read_dr1(), s->dr[2] = read_dr2(), s->dr[3] = read_dr3();
+    s->vmcb->intercept[ICPT_DR] = (uint32_t)ICPT_DR_ALL;
+    s->dr_loaded = false;
+    svm_dirty(s, CLEAN_I);
+}
+
+static void load_xcr0(struct svm_vcpu *s, uint64_t xcr0)
+{
+    if (cpu_has(FEAT_XSAVE) && s->xcr0_loaded != xcr0)
+        xsetbv(0, xcr0);
+    s->xcr0_loaded = xcr0;
+}
+
+static void svm_load(struct vcpu *v, bool migrated)
+{
+    struct svm_vcpu *s = svm_of(v);
+    if (migrated)
+        s->clean = 0, s->asid_gen = 0;          /* another CPU's ASID and VMCB cache mean nothing here */
+    s->xcr0_loaded = cpu_info.xcr0;
+    load_xcr0(s, v->xcr0);
+    if (cpu_has(FEAT_RDTSCP))
+        wrmsr(MSR_TSC_AUX, s->tsc_aux);
+    if (s->vmcb->dr7 & 0xff)
+        debug_in_cpu(s);
+}
+
+static void svm_put(struct vcpu *v)
+{
+    struct svm_vcpu *s = svm_of(v);
+    load_xcr0(s, cpu_info.xcr0);                /* the scheduler saves vector state under the host's XCR0 */
+    if (s->dr_loaded)
+        debug_out_of_cpu(s);
+}
+
+/* ---- Entry ---- */
+
+static void new_asid(struct svm_cpu *c, struct svm_vcpu *s)
+{
+    s->vmcb->tlb_control = TLB_FLUSH_NONE;
+    if (c->asid_next > c->asid_max) {
+        c->asid_gen++, c->asid_next = 1;
+        s->vmcb->tlb_control = TLB_FLUSH_ALL;
+    }
+    s->asid_gen = c->asid_gen;
+    s->vmcb->asid = c->asid_next++;
+    svm_dirty(s, CLEAN_ASID);
+}
+
+/*
+ * QEMU's software SVM (to 7.2 at least) does not put the interrupt shadow back at VMRUN: a pending interrupt would be taken between STI and HLT and the wake-up
+ * lost.  Where the shadow covers a HLT and an interrupt waits, the HLT ends at once on any CPU, so it is done here.
+ */
+static void finish_shadowed_hlt(struct vcpu *v, struct svm_vcpu *s)
+{
+    struct exit e;
+    const struct insn *insn;
+    if (vcpu_decode(v, &e, &insn) && insn->op == INSN_HLT)
+        vcpu_advance(v, insn->len);
+}
+
+static void prepare(struct vcpu *v, struct svm_vcpu *s)
+{
+    struct vmcb *b = s->vmcb;
+    if (unlikely(v->shadow && v->irq_offered != IRQ_NONE))
+        finish_shadowed_hlt(v, s);
+    if (unlikely(s->xcr0_loaded != v->xcr0))
+        load_xcr0(s, v->xcr0);
+    if (v->has_irqchip) {
+        uint64_t tpr = v->irqchip.page[APIC_TPR] >> 4;
+        if ((b->vintr & V_TPR) != tpr) {
+            b->vintr = (b->vintr & ~V_TPR) | tpr;
+            svm_dirty(s, CLEAN_TPR);
+        }
+    }
+    b->rax = v->gpr[RAX], b->rsp = v->gpr[RSP], b->rip = v->rip, b->rflags = v->rflags;
+}
+
+static bool pushes_error(uint8_t vector)
+{
+    return BIT(vector) & (BIT(EXC_DF) | BITS(EXC_PF, EXC_TS) | BIT(EXC_AC) | BIT(EXC_CP) | BIT(EXC_VC) | BIT(EXC_SX));
+}
+
+/*
+ * An exit came in the middle of delivering an event.  Software interrupts are executed again.  An external interrupt goes back into V_IRQ, as
+ * if it had not been taken: EVENTINJ of external interrupts is delivered twice by QEMU's software SVM.
+ */
+static void cut_short(struct vcpu *v, struct svm_vcpu *s, uint64_t info)
+{
+    enum event_type type = (enum event_type)((info & EVT_TYPE) >> EVT_TYPE_SHIFT);
+    uint8_t vector = (uint8_t)(info & EVT_VECTOR);
+    if (type == EVENT_SOFT_INTR || (type == EVENT_EXCEPTION && (vector == EXC_BP || vector == EXC_OF)))
+        return;
+    if (type == EVENT_INTR && v->irq_offered != IRQ_NONE) {
+        s->vmcb->vintr |= V_IRQ;
+        svm_dirty(s, CLEAN_TPR);
+        return;
+    }
+    v->reinject = (struct event_info){
+        .type = type, .vector = vector, .valid = true, .has_error = type == EVENT_EXCEPTION && (info & EVT_ERROR_VALID) && pushes_error(vector),
+        .error = (uint32_t)(info >> EVT_ERROR_SHIFT),
+    };
+}
+
+static void take_stock(struct vcpu *v, struct svm_vcpu *s)
+{
+    struct vmcb *b = s->vmcb;
+    v->gpr[RAX] = b->rax, v->gpr[RSP] = b->rsp, v->rip = b->rip, v->rflags = b->rflags;
+    b->eventinj = 0;
+    b->tlb_control = TLB_FLUSH_NONE;
+    s->clean = svm_features.clean_bits ? CLEAN_ALL : 0;
+    v->shadow = b->int_shadow & INT_SHADOW;
+    if (unlikely(b->exitintinfo & EVT_VALID))
+        cut_short(v, s, b->exitintinfo);
+    if (v->has_irqchip && (uint8_t)((b->vintr & V_TPR) << 4) != (v->irqchip.page[APIC_TPR] & 0xf0))
+        v->irqchip.page[APIC_TPR] = (uint8_t)((b->vintr & V_TPR) << 4);
+    if (v->irq_offered != IRQ_NONE && !(b->vintr & V_IRQ))
+        v->irq_taken = true;
+    if (unlikely(s->nmi == NMI_AT_IRET && b->rip != s->iret_rip)) {
+        s->nmi = NMI_OPEN;
+        atomic_or(&v->requests, REQ_EVENT);
+    }
+}
+
+static void svm_run(struct vcpu *v, struct exit *e)
+{
+    struct svm_vcpu *s = svm_of(v);
+    prepare(v, s);
+    irq_disable();
+    if (unlikely(!vcpu_may_enter(v))) {
+        irq_enable();
+        e->kind = EXIT_INTERNAL;
+        e->rip = v->rip;
+        return;
+    }
+    struct svm_cpu *c = this_svm();
+    if (unlikely(s->asid_gen != c->asid_gen))
+        new_asid(c, s);
+    s->vmcb->clean = s->clean;
+    svm_enter(s->pa, v->gpr, c->host_vmcb);
+    vcpu_left_guest(v);
+    irq_enable();
+    take_stock(v, s);
+    svm_translate(v, e);
+}
+
+/* ---- Events ---- */
+
+static void offer(struct svm_vcpu *s, const struct event_info *ev, int offered)
+{
+    struct vmcb *b = s->vmcb;
+    b->vintr &= ~(V_IRQ | V_INTR_PRIO | V_IGN_TPR | V_INTR_VECTOR);
+    if (ev->valid)
+        b->vintr |= V_IRQ | (uint64_t)(ev->vector >> 4) << V_INTR_PRIO_SHIFT | (uint64_t)ev->vector << V_INTR_VECTOR_SHIFT |
+                    ((offered & IRQ_EXTINT) ? V_IGN_TPR : 0);
+    svm_dirty(s, CLEAN_TPR);
+}
+
+static void svm_inject(struct vcpu *v, const struct event_info *ev)
+{
+    struct svm_vcpu *s = svm_of(v);
+    if (ev->type == EVENT_INTR) {
+        offer(s, ev, v->irq_offered);
+        return;
+    }
+    s->vmcb->eventinj = EVT_VALID | ev->vector | (uint64_t)ev->type << EVT_TYPE_SHIFT |
+                        (ev->has_error ? EVT_ERROR_VALID | (uint64_t)ev->error << EVT_ERROR_SHIFT : 0);
+    if (ev->type == EVENT_NMI) {
+        s->nmi = NMI_IN_HANDLER;
+        s->vmcb->intercept[ICPT_MISC1] |= (uint32_t)ICPT_IRET;
+        svm_dirty(s, CLEAN_I);
+    }
+}
+
+static bool svm_can_inject(struct vcpu *v, enum event_type type)
+{
+    const struct svm_vcpu *s = svm_of(v);
+    if (s->vmcb->eventinj & EVT_VALID)
+        return false;
+    if (type == EVENT_NMI)              /* the one shadow bit is most often STI's, which does not hold an NMI back */
+        return s->nmi == NMI_OPEN;
+    return (v->rflags & RFLAGS_IF) && !v->shadow;
+}
+
+/* Interrupts need no window: V_IRQ waits by itself.  An NMI waits for the handler's IRET, which exits already (take_stock() asks again). */
+static void svm_want_window(struct vcpu *v, unsigned windows) {}
+
+static void svm_flush(struct vcpu *v, enum hv_flush what)
+{
+    struct svm_vcpu *s = svm_of(v);
+    if (svm_features.flush_asid)
+        s->vmcb->tlb_control = TLB_FLUSH_ASID;
+    else
+        s->asid_gen = 0;
+}
+
+static void svm_set_tsc(struct vcpu *v, int64_t offset)
+{
+    svm_of(v)->vmcb->tsc_offset = (uint64_t)offset;
+    svm_dirty(svm_of(v), CLEAN_I);
+}
+
+static void svm_apic_sync(struct vcpu *v, bool to_guest) {}     /* TPR is the only shared register; prepare() and take_stock() carry it */
+
+const struct hv_ops svm_ops = {
+    .name = "AMD-V", .probe = svm_probe, .cpu_on = svm_cpu_on, .cpu_off = svm_cpu_off,
+    .vm_init = svm_msr_init, .vm_fini = svm_msr_fini, .vcpu_init = svm_vcpu_init, .vcpu_fini = svm_vcpu_fini, .vcpu_reset = svm_vmcb_init,
+    .load = svm_load, .put = svm_put, .run = svm_run, .get_state = svm_get_state, .set_state = svm_set_state,
+    .inject = svm_inject, .can_inject = svm_can_inject, .want_window = svm_want_window, .flush = svm_flush, .set_tsc = svm_set_tsc,
+    .set_pass = svm_set_pass, .apic_sync = svm_apic_sync, .dump = svm_dump,
+};

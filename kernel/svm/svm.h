@@ -1,0 +1,52 @@
+/* AMD-V back-end: what its files share.  AMD64 APM vol 2 (24593) chapter "Secure Virtual Machine". */
+#pragma once
+#include "kernel/hw/svm.h"
+#include "kernel/vmm/vcpu.h"
+
+/* One per host CPU, behind percpu.hv. */
+struct svm_cpu {
+    hpa_t hsave, host_vmcb;     /* VM_HSAVE_PA page; VMSAVE image of this CPU's own state */
+    uint64_t asid_gen;          /* bumped when ASIDs run out; 0 is never valid */
+    uint32_t asid_next, asid_max;
+    bool on;
+};
+
+enum nmi_state { NMI_OPEN, NMI_IN_HANDLER /* IRET is intercepted */, NMI_AT_IRET /* unblocked once RIP has moved on */ };
+
+struct svm_vcpu {
+    struct vmcb *vmcb;
+    hpa_t pa;
+    uint64_t asid_gen;          /* of the CPU it is loaded on */
+    uint64_t clean;             /* groups unchanged since the last exit on this CPU */
+    uint64_t xcr0_loaded;
+    uint64_t dr[4];             /* DR0-3 while not in the CPU */
+    bool dr_loaded;
+    enum nmi_state nmi;
+    uint64_t iret_rip;
+    uint64_t tsc_aux;
+};
+
+extern struct svm_features { uint32_t edx, nasids; bool nrips, flush_asid, decode, pause_filter, clean_bits; } svm_features;
+
+static inline struct svm_vcpu *svm_of(const struct vcpu *v) { return v->hv; }
+static inline void svm_dirty(struct svm_vcpu *s, uint64_t groups) { s->clean &= ~groups; }
+
+/* enter.S: interrupts off; VMRUN with GPRs from and to gpr[16] (rax, rsp excepted: they are in the VMCB). */
+void svm_enter(hpa_t vmcb, uint64_t gpr[16], hpa_t host_vmcb);
+
+hpa_t svm_io_bitmap(void);              /* all ports intercepted */
+
+/* vmcb.c */
+void svm_vmcb_init(struct vcpu *);
+void svm_get_state(struct vcpu *, struct cpu_state *, unsigned groups);
+void svm_set_state(struct vcpu *, const struct cpu_state *, unsigned groups);
+void svm_dump(struct vcpu *, void (*print)(void *, const char *), void *arg);
+/* exit.c */
+void svm_translate(struct vcpu *, struct exit *);
+/* msr.c: one permission bitmap per VM, 8 KiB, all intercepted at first */
+int  svm_msr_init(struct vm *);
+void svm_msr_fini(struct vm *);
+hpa_t svm_msr_bitmap(const struct vm *);
+void svm_set_pass(struct vm *, enum hv_pass, uint32_t what, bool pass);
+/* svm.c: debug registers */
+void svm_load_debug(struct vcpu *);
