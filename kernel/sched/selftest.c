@@ -1,0 +1,542 @@
+#include "kernel/sched/selftest.h"
+#include <string.h>
+#include "kernel/lib/log.h"
+#include "kernel/sched/sched.h"
+#include "kernel/x86/cpu.h"
+
+#define MS 1000000ull
+static unsigned failures;
+
+#define RESULT(ok, name, ...) do { \
+        bool ok_ = (ok); \
+        failures += !ok_; \
+        char text_[120]; \
+        snprintf(text_, sizeof text_, __VA_ARGS__); \
+        log_info("selftest", "RESULT %s sched.%s: %s", ok_ ? "PASS" : "FAIL", name, text_); \
+    } while (0)
+
+static uint32_t next_random(uint32_t *s)
+{
+    *s = *s * 1664525u + 1013904223u;
+    return *s >> 8;
+}
+
+static struct cpuset one_cpu(unsigned cpu)
+{
+    struct cpuset s = { { 0 } };
+    s.bits[cpu / 64] = BIT(cpu % 64);
+    return s;
+}
+
+static struct thread *start_on(unsigned cpu, enum thread_class cls, unsigned weight, unsigned cap, void (*fn)(void *), void *arg)
+{
+    struct cpuset s = one_cpu(cpu);
+    return thread_create(&(struct thread_attr){ .name = "selftest", .cls = cls, .weight = weight, .cap = cap, .cpus = &s }, fn, arg);
+}
+
+/* ---- Create and join ---- */
+static uint32_t ran;
+static void count_me(void *arg) { atomic_add(&ran, 1u); }
+
+static void test_create(void)
+{
+    enum { BATCH = 64, ROUNDS = 40 };
+    struct thread *t[BATCH];
+    uint64_t t0 = clock_ns();
+    unsigned made = 0;
+    ran = 0;
+    for (unsigned r = 0; r < ROUNDS; r++) {
+        unsigned n = 0;
+        while (n < BATCH && (t[n] = thread_start("short", count_me, NULL)))
+            n++;
+        made += n;
+        while (n)
+            thread_join(t[--n]);
+    }
+    RESULT(made == BATCH * ROUNDS && ran == made, "create", "%u threads made, %u ran, %u ns each", made, (unsigned)ran, (unsigned)((clock_ns() - t0) / made));
+}
+
+/* ---- Wake-ups across CPUs ---- */
+enum { PINGS = 3000 };
+static struct event ping, pong;
+
+static void ponger(void *arg)
+{
+    for (int i = 0; i < PINGS; i++) {
+        event_wait(&ping);
+        event_post(&pong);
+    }
+}
+
+static void pinger(void *arg)
+{
+    uint64_t t0 = rdtsc();
+    for (int i = 0; i < PINGS; i++) {
+        event_post(&ping);
+        event_wait(&pong);
+    }
+    *(uint64_t *)arg = (rdtsc() - t0) / PINGS;
+}
+
+static void test_ping(const char *name, unsigned a, unsigned b)
+{
+    uint64_t ticks = 0;
+    event_init(&ping), event_init(&pong);
+    struct thread *x = start_on(a, THREAD_KERNEL, 0, 0, ponger, NULL), *y = start_on(b, THREAD_KERNEL, 0, 0, pinger, &ticks);
+    thread_join(x);
+    thread_join(y);
+    RESULT(ticks, name, "%u round trips, %u TSC ticks each", PINGS, (unsigned)ticks);
+}
+
+/* The low-level pair, with a timer callback as the waker: none of the wake-ups may get lost. */
+struct pair { struct timer t; struct thread *sleeper; uint32_t posted; };
+
+static void pair_fire(struct timer *t)
+{
+    struct pair *p = container_of(t, struct pair, t);
+    atomic_add(&p->posted, 1u);
+    thread_wake(p->sleeper);
+}
+
+static void pair_thread(void *arg)
+{
+    struct pair *p = arg;
+    uint32_t seed = (uint32_t)(uintptr_t)p;
+    p->sleeper = thread_self();
+    timer_init(&p->t, pair_fire);
+    for (uint32_t i = 0; i < 2000; i++) {
+        timer_arm(&p->t, clock_ns() + next_random(&seed) % 3000);
+        for (;;) {
+            sched_prepare_block();
+            if (atomic_load(&p->posted) > i)
+                break;
+            sched_block();
+        }
+        sched_cancel_block();
+    }
+    timer_cancel_sync(&p->t);
+}
+
+static void test_block(void)
+{
+    static struct pair p[4];
+    struct thread *t[4];
+    memset(p, 0, sizeof p);
+    for (int i = 0; i < 4; i++)
+        t[i] = thread_start("pair", pair_thread, &p[i]);
+    for (int i = 0; i < 4; i++)
+        thread_join(t[i]);
+    RESULT(p[0].posted == 2000 && p[3].posted == 2000, "block", "4 x 2000 timer wake-ups taken");
+}
+
+/* ---- Timers ---- */
+struct shot { struct timer t; uint64_t due; uint32_t fired, early; uint64_t late; struct spinlock lock; };
+enum { SHOTS = 500 };
+
+static void shot_fire(struct timer *t)
+{
+    struct shot *s = container_of(t, struct shot, t);
+    uint64_t now = clock_ns();
+    spin_lock(&s->lock);
+    s->fired++;
+    if (now < s->due)
+        s->early++;
+    else
+        s->late = now - s->due;
+    spin_unlock(&s->lock);
+}
+
+static void shoot(void *arg)
+{
+    struct shot *s = arg;
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    for (int i = 0; i < SHOTS; i++) {
+        timer_init(&s[i].t, shot_fire);
+        s[i].due = clock_ns() + next_random(&seed) % (30 * MS);
+        timer_arm(&s[i].t, s[i].due);
+    }
+    thread_sleep_until(clock_ns() + 40 * MS);
+    for (int i = 0; i < SHOTS; i++)
+        timer_cancel_sync(&s[i].t);
+}
+
+static void test_timers(void)
+{
+    unsigned n = MIN(port_ncpus(), 8u), fired = 0, early = 0, twice = 0;
+    uint64_t late = 0;
+    struct thread *t[8];
+    struct shot *s = kzalloc(n * SHOTS * sizeof *s);
+    for (unsigned i = 0; i < n; i++)
+        t[i] = start_on(i, THREAD_KERNEL, 0, 0, shoot, s + i * SHOTS);
+    for (unsigned i = 0; i < n; i++)
+        thread_join(t[i]);
+    for (unsigned i = 0; i < n * SHOTS; i++)
+        fired += s[i].fired, early += s[i].early, twice += s[i].fired > 1, late = MAX(late, s[i].late);
+    RESULT(fired == n * SHOTS && !early && !twice, "timers", "%u of %u fired, %u early, %u twice, latest %u us", fired, n * SHOTS, early, twice,
+           (unsigned)(late / 1000));
+    kfree(s);
+}
+
+/* Two threads fight over each timer: arm here, cancel there; after cancel_sync nothing fires. */
+struct duel { struct timer t; struct spinlock lock; uint32_t fired, stop, bad, armed; bool closed; };
+
+static void duel_fire(struct timer *t)
+{
+    struct duel *d = container_of(t, struct duel, t);
+    spin_lock(&d->lock);
+    d->fired++;
+    if (d->closed)
+        d->bad++;
+    spin_unlock(&d->lock);
+    if (d->fired % 3 == 0 && !d->closed)
+        timer_arm(t, clock_ns() + 1000);
+}
+
+static void duel_armer(void *arg)
+{
+    struct duel *d = arg;
+    uint32_t seed = 1;
+    while (!atomic_load(&d->stop)) {
+        timer_arm(&d->t, clock_ns() + next_random(&seed) % 20000);
+        d->armed++;
+        if (d->armed % 16 == 0)
+            thread_yield();
+    }
+}
+
+static void duel_canceller(void *arg)
+{
+    struct duel *d = arg;
+    uint32_t seed = 2;
+    while (!atomic_load(&d->stop)) {
+        if (next_random(&seed) % 2)
+            (void)timer_cancel(&d->t);
+        else
+            timer_cancel_sync(&d->t);
+        thread_sleep_until(clock_ns() + next_random(&seed) % 10000);
+    }
+}
+
+static void test_cancel(void)
+{
+    static struct duel d[3];
+    struct thread *t[9];
+    unsigned fired = 0, bad = 0;
+    memset(d, 0, sizeof d);
+    for (int i = 0; i < 3; i++) {
+        timer_init(&d[i].t, duel_fire);
+        t[3 * i] = thread_start("armer", duel_armer, &d[i]);
+        t[3 * i + 1] = thread_start("armer", duel_armer, &d[i]);
+        t[3 * i + 2] = thread_start("canceller", duel_canceller, &d[i]);
+    }
+    thread_sleep_until(clock_ns() + 300 * MS);
+    for (int i = 0; i < 3; i++)
+        atomic_store(&d[i].stop, 1u);
+    for (int i = 0; i < 9; i++)
+        thread_join(t[i]);
+    for (int i = 0; i < 3; i++) {
+        timer_cancel_sync(&d[i].t);
+        d[i].closed = true;
+        fired += d[i].fired;
+    }
+    thread_sleep_until(clock_ns() + 5 * MS);
+    for (int i = 0; i < 3; i++)
+        bad += d[i].bad;
+    RESULT(!bad && fired, "cancel", "%u callbacks during cancel races, %u after the last cancel", fired, bad);
+}
+
+/* ---- Mutex and condition ---- */
+static struct mutex mutex;
+static struct cond filled, emptied;
+static uint32_t inside, overlaps, level, produced, consumed, timeouts;
+enum { ITEMS = 3000 };
+
+static void enter(uint32_t *seed)
+{
+    if (atomic_add(&inside, 1u) != 1)
+        overlaps++;
+    if (next_random(seed) % 8 == 0)
+        thread_yield();
+    atomic_sub(&inside, 1u);
+}
+
+static void producer(void *arg)
+{
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    for (int i = 0; i < ITEMS; i++) {
+        mutex_lock(&mutex);
+        while (level == 4)
+            cond_wait(&emptied, &mutex);
+        enter(&seed);
+        level++, produced++;
+        cond_signal(&filled);
+        mutex_unlock(&mutex);
+    }
+}
+
+static void consumer(void *arg)
+{
+    uint32_t seed = (uint32_t)(uintptr_t)arg;
+    for (int i = 0; i < ITEMS; i++) {
+        mutex_lock(&mutex);
+        while (!level)
+            if (!cond_wait_until(&filled, &mutex, clock_ns() + next_random(&seed) % 200000))
+                timeouts++;
+        enter(&seed);
+        level--, consumed++;
+        cond_signal(&emptied);
+        mutex_unlock(&mutex);
+    }
+}
+
+static void test_mutex(void)
+{
+    struct thread *t[6];
+    mutex_init(&mutex), cond_init(&filled), cond_init(&emptied);
+    inside = overlaps = level = produced = consumed = timeouts = 0;
+    for (uintptr_t i = 0; i < 6; i++)
+        t[i] = thread_start("mutex", i % 2 ? producer : consumer, (void *)(i + 1));
+    for (int i = 0; i < 6; i++)
+        thread_join(t[i]);
+    RESULT(!overlaps && produced == 3 * ITEMS && consumed == produced && !level, "mutex", "%u items through, %u overlaps, %u time-outs", (unsigned)consumed,
+           (unsigned)overlaps, (unsigned)timeouts);
+}
+
+/* ---- Shares ---- */
+static uint32_t spin_stop;
+static void spin(void *arg)
+{
+    while (!atomic_load_relaxed(&spin_stop))
+        cpu_relax();
+}
+
+static void spin_for(unsigned n, struct thread **t, uint64_t *ran_ns, uint64_t ns)
+{
+    uint64_t before[8];
+    thread_sleep_until(clock_ns() + 20 * MS);
+    for (unsigned i = 0; i < n; i++)
+        before[i] = thread_run_ns(t[i]);
+    thread_sleep_until(clock_ns() + ns);
+    for (unsigned i = 0; i < n; i++)
+        ran_ns[i] = thread_run_ns(t[i]) - before[i];
+}
+
+static void spin_end(unsigned n, struct thread **t)
+{
+    atomic_store(&spin_stop, 1u);
+    for (unsigned i = 0; i < n; i++)
+        thread_join(t[i]);
+    spin_stop = 0;
+}
+
+static void test_weights(void)
+{
+    uint64_t r[2];
+    unsigned cpu = port_ncpus() - 1;
+    struct thread *t[2] = { start_on(cpu, THREAD_VCPU, 100, 0, spin, NULL), start_on(cpu, THREAD_VCPU, 300, 0, spin, NULL) };
+    spin_for(2, t, r, 2000 * MS);
+    spin_end(2, t);
+    unsigned ratio = (unsigned)(r[1] * 100 / MAX(r[0], 1ull));
+    RESULT(ratio >= 285 && ratio <= 315, "weights", "100:300 ran %u:%u ms, ratio %u/100", (unsigned)(r[0] / MS), (unsigned)(r[1] / MS), ratio);
+}
+
+static void test_cap(void)
+{
+    uint64_t r[1];
+    struct thread *t[1] = { start_on(port_ncpus() - 1, THREAD_VCPU, 100, 25, spin, NULL) };
+    uint64_t t0 = clock_ns();
+    spin_for(1, t, r, 2000 * MS);
+    unsigned permille = (unsigned)(r[0] * 1000 / (2000 * MS));
+    spin_end(1, t);
+    RESULT(permille >= 242 && permille <= 258, "cap", "cap 25: ran %u of 1000 parts, test took %u ms", permille, (unsigned)((clock_ns() - t0) / MS));
+}
+
+/* One spinner more than CPUs: everybody gets his part of the whole. */
+static void test_balance(void)
+{
+    unsigned cpus = MIN(port_ncpus(), 4u), n = cpus + 1;
+    struct thread *t[5];
+    uint64_t r[5], least = ~0ull, most = 0;
+    for (unsigned i = 0; i < n; i++)
+        t[i] = thread_create(&(struct thread_attr){ .name = "balance", .cls = THREAD_VCPU }, spin, NULL);
+    spin_for(n, t, r, 2000 * MS);
+    spin_end(n, t);
+    for (unsigned i = 0; i < n; i++)
+        least = MIN(least, r[i]), most = MAX(most, r[i]);
+    unsigned fair = (unsigned)(2000 * cpus / n);
+    RESULT(least / MS >= fair * 7 / 10, "balance", "%u spinners on %u CPUs: %u to %u ms, fair is %u", n, cpus, (unsigned)(least / MS), (unsigned)(most / MS), fair);
+}
+
+/* Management among spinning vCPUs on every CPU. */
+static void test_latency(void)
+{
+    unsigned n = MIN(2 * port_ncpus(), 8u);
+    struct thread *t[8];
+    uint64_t worst = 0, sum = 0;
+    for (unsigned i = 0; i < n; i++)
+        t[i] = start_on(i % port_ncpus(), THREAD_VCPU, 0, 0, spin, NULL);
+    for (int i = 0; i < 100; i++) {
+        uint64_t due = clock_ns() + 2 * MS;
+        thread_sleep_until(due);
+        uint64_t late = clock_ns() - due;
+        worst = MAX(worst, late), sum += late;
+    }
+    spin_end(n, t);
+    RESULT(sum / 100 < 2 * MS, "latency", "sleeper among spinning vCPUs: %u us late on average, %u at worst", (unsigned)(sum / 100000), (unsigned)(worst / 1000));
+}
+
+/* ---- Pinning ---- */
+struct pin { unsigned cpu; uint32_t astray; };
+
+static void pinned(void *arg)
+{
+    struct pin *p = arg;
+    for (int i = 0; i < 400; i++) {
+        if (port_cpu() != p->cpu)
+            p->astray++;
+        if (i % 8)
+            thread_yield();
+        else
+            thread_sleep_until(clock_ns() + 20000);
+    }
+}
+
+static void test_pin(void)
+{
+    struct pin p[8];
+    struct thread *t[9];
+    unsigned n = MIN(2 * port_ncpus(), 8u), astray = 0, misplaced = 0;
+    for (unsigned i = 0; i < n; i++) {
+        p[i] = (struct pin){ .cpu = i % port_ncpus() };
+        t[i] = start_on(p[i].cpu, THREAD_KERNEL, 0, 0, pinned, &p[i]);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        thread_join(t[i]);
+        astray += p[i].astray;
+    }
+    struct thread *mover = start_on(0, THREAD_VCPU, 0, 0, spin, NULL);
+    for (unsigned i = 0; i < 40; i++) {
+        struct cpuset s = one_cpu(i % port_ncpus());
+        thread_set_cpus(mover, &s);
+        thread_sleep_until(clock_ns() + MS);
+        misplaced += thread_cpu(mover) != i % port_ncpus();
+    }
+    spin_end(1, &mover);
+    struct cpuset none = { { 0 } };
+    RESULT(!astray && !misplaced && thread_set_cpus(thread_self(), &none) < 0, "pin", "%u threads, %u times astray; moved 40 times, %u misplaced", n, astray, misplaced);
+}
+
+/* ---- FPU ---- */
+struct fpu_job { unsigned seed; uint32_t bad, rounds; };
+
+static void fpu_between(void) { thread_yield(); }
+
+static void fpu_worker(void *arg)
+{
+    struct fpu_job *j = arg;
+    for (; !atomic_load(&spin_stop); j->rounds++)
+        j->bad += fpu_pattern_run(j->seed + j->rounds, j->rounds % 2 ? 20000 : 0, fpu_between);
+}
+
+static void test_fpu(void)
+{
+    struct fpu_job j[8];
+    struct thread *t[8];
+    unsigned n = MIN(2 + 2 * port_ncpus(), 8u), bad = 0, rounds = 0;
+    for (unsigned i = 0; i < n; i++) {
+        j[i] = (struct fpu_job){ .seed = i * 1000 };
+        t[i] = thread_create(&(struct thread_attr){ .name = "fpu", .cls = i % 2 ? THREAD_SERVICE : THREAD_VCPU }, fpu_worker, &j[i]);
+    }
+    thread_sleep_until(clock_ns() + 500 * MS);
+    spin_end(n, t);
+    for (unsigned i = 0; i < n; i++)
+        bad += j[i].bad, rounds += j[i].rounds;
+    RESULT(!bad && rounds > n, "fpu", "%u patterns by %u threads, %u bytes changed", rounds, n, bad);
+}
+
+/* ---- Work ---- */
+struct job { struct work w; uint32_t runs, busy, overlap; };
+
+static void job_run(struct work *w)
+{
+    struct job *j = container_of(w, struct job, w);
+    if (atomic_xchg(&j->busy, 1u))
+        j->overlap++;
+    if (atomic_add(&j->runs, 1u) % 4 == 0)
+        thread_sleep_until(clock_ns() + 50000);
+    atomic_store(&j->busy, 0u);
+}
+
+static void job_queuer(void *arg)
+{
+    struct job *j = arg;
+    for (int i = 0; i < 500; i++) {
+        work_queue(&j[i % 8].w);
+        if (i % 16 == 0)
+            thread_yield();
+    }
+}
+
+static void test_work(void)
+{
+    static struct job j[8];
+    struct thread *t[4];
+    unsigned runs = 0, overlap = 0, left = 0;
+    for (int i = 0; i < 8; i++) {
+        j[i] = (struct job){ 0 };
+        work_init(&j[i].w, job_run);
+    }
+    for (int i = 0; i < 4; i++)
+        t[i] = thread_start("queuer", job_queuer, j);
+    for (int i = 0; i < 4; i++)
+        thread_join(t[i]);
+    for (int i = 0; i < 8; i++) {
+        work_flush(&j[i].w);
+        runs += j[i].runs, overlap += j[i].overlap, left += j[i].busy;
+    }
+    RESULT(runs >= 8 && !overlap && !left, "work", "%u runs, %u overlaps", runs, overlap);
+}
+
+/* ---- Figures ---- */
+static void nothing(struct timer *t) { }
+
+static void figures(void)
+{
+    static struct spinlock l;
+    static struct timer t;
+    enum { N = 1000 };
+    uint64_t t0 = rdtsc();
+    for (int i = 0; i < N; i++) {
+        spin_lock(&l);
+        spin_unlock(&l);
+    }
+    uint64_t t1 = rdtsc();
+    timer_init(&t, nothing);
+    for (int i = 0; i < N; i++)
+        timer_arm(&t, clock_ns() + 1000000000);
+    uint64_t t2 = rdtsc();
+    timer_cancel_sync(&t);
+    log_info("selftest", "RESULT INFO sched.figures: TSC ticks: spin_lock+unlock %u, timer_arm %u", (unsigned)((t1 - t0) / N), (unsigned)((t2 - t1) / N));
+}
+
+bool sched_selftest(void)
+{
+    failures = 0;
+    test_create();
+    test_ping("ping_same", 0, 0);
+    test_ping("ping_cross", 0, port_ncpus() - 1);
+    test_block();
+    test_timers();
+    test_cancel();
+    test_mutex();
+    test_pin();
+    test_work();
+    test_fpu();
+    test_latency();
+    test_weights();
+    test_cap();
+    test_balance();
+    figures();
+    log_info("selftest", "RESULT %s sched: %u failures on %u CPUs", failures ? "FAIL" : "PASS", failures, port_ncpus());
+    return !failures;
+}

@@ -1,0 +1,9 @@
+/* The scheduler's test of itself, on the real machine: command line selftest=sched.  Prints RESULT lines on the log. */
+#pragma once
+#include "kernel/lib/base.h"
+
+bool sched_selftest(void);              /* thread context; true: all passed */
+
+/* selftest_fpu.c, the part that may use vector registers: fills them with a pattern of `seed`, burns `spins` loops or, with 0, calls `between`,
+ * and counts the bytes that changed. */
+unsigned fpu_pattern_run(unsigned seed, unsigned long spins, void (*between)(void));
