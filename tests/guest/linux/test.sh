@@ -1,0 +1,133 @@
+#!/bin/sh
+# Checks inside the guest: one line "RESULT name ok|FAIL|SKIP detail" each, "RESULT end ok N checks" at the end.
+# test.sh [:NAME,...]    Parameters from the kernel command line:
+#   joist.cpus=N joist.mem=MiB          what the VM was given
+#   joist.scratch=vdb                   a disk that may be overwritten (its first 9 MiB)
+#   joist.clocksource=NAME              what Linux must have chosen
+param() { sed -n "s/.*\bjoist\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
+ok() { echo "RESULT $check ok $*"; }
+fail() { echo "RESULT $check FAIL $*"; }
+skip() { echo "RESULT $check SKIP $*"; }
+uptime_ms() { awk '{ printf "%d", $1 * 1000 }' /proc/uptime; }
+
+check_cpus() {
+    want=$(param cpus) have=$(grep -c ^processor /proc/cpuinfo)
+    [ -z "$want" ] || [ "$have" = "$want" ] || { fail "$have CPUs, not $want"; return; }
+    for cpu in $(seq 0 $((have - 1))); do
+        got=$(taskset -c "$cpu" awk '{ print $39 }' /proc/self/stat)
+        [ "$got" = "$cpu" ] || { fail "a process bound to CPU $cpu ran on '$got'"; return; }
+    done
+    ok "$have"
+}
+
+check_mem() {
+    want=$(param mem) have=$(awk '/^MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
+    [ -z "$want" ] || [ "$have" -gt $((want * 80 / 100 - 24)) ] || { fail "$have of $want MiB"; return; }
+    dd if=/dev/urandom of=/tmp/a bs=1M count=8 2> /dev/null
+    cp /tmp/a /tmp/b
+    cmp /tmp/a /tmp/b && ok "$have MiB" || fail "a copy differs"
+    rm -f /tmp/a /tmp/b
+}
+
+check_clock() {
+    want=$(param clocksource) have=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
+    [ -z "$want" ] || [ "$have" = "$want" ] || { fail "$have, not $want"; return; }
+    bad=$(dmesg | grep -i -m1 -e 'marking clocksource' -e 'clocksource.*unstable' -e 'clocksource.*skew' -e 'time went backwards')
+    [ -z "$bad" ] && ok "$have" || fail "$bad"
+}
+
+# A second by the timer interrupt must be a second by the battery clock, roughly.
+check_timer() {
+    a=$(uptime_ms); sleep 1; b=$(uptime_ms)
+    d=$((b - a))
+    [ $d -ge 990 ] && [ $d -lt 1500 ] || { fail "sleep 1 took $d ms"; return; }
+    for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.01; done
+    [ $(($(uptime_ms) - b)) -lt 1500 ] && ok "$d ms" || fail "ten naps of 10 ms took $(($(uptime_ms) - b)) ms"
+}
+
+check_rtc() {
+    [ -e /dev/rtc0 ] || { skip "no rtc0"; return; }
+    a=$(cat /sys/class/rtc/rtc0/since_epoch); u=$(uptime_ms)
+    sleep 2
+    d=$(($(cat /sys/class/rtc/rtc0/since_epoch) - a)) t=$((($(uptime_ms) - u + 500) / 1000))
+    [ $d -ge $((t - 1)) ] && [ $d -le $((t + 1)) ] && ok "$(date -u +%Y-%m-%dT%H:%M:%S)" || fail "$d s by the RTC, $t s by the kernel"
+}
+
+check_disk() {
+    disks=
+    for d in /sys/block/*; do
+        case ${d##*/} in loop*|ram*|sr*|fd*) continue;; esac
+        disks="$disks ${d##*/}:$(cat "$d/size")"
+        dd "if=/dev/${d##*/}" of=/dev/null bs=64k count=16 2> /dev/null || { fail "${d##*/} cannot be read"; return; }
+    done
+    scratch=$(param scratch)
+    [ -n "$scratch" ] || { [ -n "$disks" ] && ok "read only:$disks" || skip "no disk"; return; }
+    dev=/dev/$scratch
+    [ -b "$dev" ] || { fail "no $scratch; there is:$disks"; return; }
+    dd if=/dev/urandom of=/tmp/w bs=1M count=8 2> /dev/null
+    dd if=/tmp/w of="$dev" bs=64k seek=16 oflag=direct 2> /dev/null || { fail "write"; return; }
+    dd if=/tmp/w of="$dev" bs=4096 seek=256 count=4 conv=fsync,notrunc 2> /dev/null || { fail "buffered write and flush"; return; }
+    echo 3 > /proc/sys/vm/drop_caches
+    want=$(md5sum < /tmp/w)
+    [ "$(dd if="$dev" bs=64k skip=16 count=128 iflag=direct 2> /dev/null | md5sum)" = "$want" ] || { fail "direct read differs"; return; }
+    [ "$(dd if="$dev" bs=4096 skip=256 count=2048 2> /dev/null | md5sum)" = "$want" ] || { fail "buffered read differs"; return; }
+    # Two writers and two readers at once, apart from each other.
+    for i in 0 1; do
+        dd if=/tmp/w of="$dev" bs=4096 skip=$((i * 1024)) seek=$((256 + i * 1024)) count=1024 oflag=direct conv=notrunc 2> /dev/null &
+        dd if="$dev" of=/dev/null bs=4096 skip=$((256 + i * 1024)) count=1024 iflag=direct 2> /dev/null &
+    done
+    wait
+    [ "$(dd if="$dev" bs=64k skip=16 count=128 iflag=direct 2> /dev/null | md5sum)" = "$want" ] || { fail "parallel writes differ"; return; }
+    rm -f /tmp/w
+    ok "$disks"
+}
+
+check_rng() {
+    cat /sys/class/misc/hw_random/rng_available 2> /dev/null | grep -q virtio || { skip "no virtio-rng"; return; }
+    a=$(dd if=/dev/hwrng bs=16 count=1 2> /dev/null | md5sum) b=$(dd if=/dev/hwrng bs=16 count=1 2> /dev/null | md5sum)
+    [ "$a" != "$b" ] && ok || fail "twice the same 16 bytes"
+}
+
+check_console() {
+    [ -c /dev/hvc0 ] || { skip "no virtio console"; return; }
+    echo "hello from hvc0" > /dev/hvc0 && ok || fail "cannot write to hvc0"
+}
+
+check_interrupts() {
+    err=$(awk '$1 == "ERR:" || $1 == "MIS:" { n += $2 } END { print n + 0 }' /proc/interrupts)
+    [ "$err" = 0 ] || { fail "$err errors in /proc/interrupts"; return; }
+    bad=$(dmesg | grep -i -m1 -e 'nobody cared' -e 'spurious.*interrupt' -e 'unexpected irq')
+    [ -z "$bad" ] && ok || fail "$bad"
+}
+
+check_kernel_log() {
+    bad=$(dmesg | grep -m1 -e 'BUG:' -e 'WARNING: CPU' -e 'Call Trace' -e 'general protection' -e 'soft lockup' -e 'rcu.*stall' -e 'Unhandled' -e 'I/O error' \
+        -e 'hung_task' -e 'blocked for more than' -e 'ACPI.*Error' -e 'unchecked MSR')
+    [ -z "$bad" ] && ok || fail "$bad"
+}
+
+# First boot: leave a mark on the scratch disk and reset.  Second boot: find it.
+check_reboot() {
+    dev=/dev/$(param scratch)
+    [ -b "$dev" ] || { skip "needs joist.scratch"; return; }
+    if [ "$(dd if="$dev" bs=512 count=1 2> /dev/null | head -c 14)" = "joist-rebooted" ]; then
+        dd if=/dev/zero of="$dev" bs=512 count=1 conv=fsync,notrunc 2> /dev/null
+        ok "second boot"
+        return
+    fi
+    printf 'joist-rebooted' | dd of="$dev" bs=512 count=1 conv=fsync,notrunc,sync 2> /dev/null
+    echo "rebooting"
+    sync
+    reboot -f
+    sleep 30
+    fail "reboot did not happen"
+}
+
+names="${1#:}"
+[ -n "$names" ] || names="cpus mem clock timer rtc disk rng console interrupts kernel_log"
+n=0
+for check in $(echo "$names" | tr , ' '); do
+    if type "check_$check" > /dev/null 2>&1; then "check_$check"; else fail "there is no such check"; fi
+    n=$((n + 1))
+done
+echo "RESULT end ok $n checks"
