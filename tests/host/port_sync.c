@@ -8,6 +8,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
+#include "kernel/sched/sched.h"
 #include "tests/host/port_clock.h"
 #include "tests/host/port_host.h"
 
@@ -175,23 +176,40 @@ bool event_wait_until(struct event *e, uint64_t deadline_ns)
 
 /* ---- Threads ---- */
 
-struct thread { pthread_t id; void (*fn)(void *); void *arg; char name[16]; };
+struct thread {
+    pthread_t id;
+    void (*fn)(void *);
+    void *arg;
+    const struct thread_hooks *hooks;
+    struct event wake;
+    unsigned cpu;
+    char name[16];
+};
+
+static __thread struct thread *self;
 
 static void *thread_main(void *arg)
 {
     struct thread *t = arg;
+    self = t;
+    host_set_cpu(t->cpu);
     pthread_setname_np(pthread_self(), t->name);
+    if (t->hooks)
+        t->hooks->load(t->hooks->arg, true);
     t->fn(t->arg);
     ASSERT(atomic_depth == 0);
     return NULL;
 }
 
-struct thread *thread_start(const char *name, void (*fn)(void *), void *arg)
+static struct thread *start(const char *name, const struct thread_hooks *hooks, void (*fn)(void *), void *arg)
 {
+    static unsigned next_cpu;
     struct thread *t = kzalloc(sizeof *t);
     if (!t)
         return NULL;
-    t->fn = fn, t->arg = arg;
+    t->fn = fn, t->arg = arg, t->hooks = hooks;
+    t->cpu = hooks ? atomic_add(&next_cpu, 1) % port_ncpus() : 0;
+    event_init(&t->wake);
     strncpy(t->name, name, sizeof t->name - 1);
     if (pthread_create(&t->id, NULL, thread_main, t)) {
         kfree(t);
@@ -199,6 +217,24 @@ struct thread *thread_start(const char *name, void (*fn)(void *), void *arg)
     }
     return t;
 }
+
+struct thread *thread_start(const char *name, void (*fn)(void *), void *arg) { return start(name, NULL, fn, arg); }
+
+/* ---- The part of kernel/sched/sched.h that kernel/vmm needs: a thread per vCPU, its hooks called once, weights and caps ignored. ---- */
+
+struct thread *thread_create(const struct thread_attr *a, void (*fn)(void *), void *arg) { return start(a->name, a->hooks, fn, arg); }
+struct thread *thread_self(void) { return self; }
+void thread_exit(void) { pthread_exit(NULL); }
+void thread_wake(struct thread *t) { event_post(&t->wake); }
+void sched_prepare_block(void) {}
+void sched_cancel_block(void) {}
+/* A wake-up may be left over from before: callers check their condition in a loop, as the contract has it. */
+void sched_block(void) { event_wait(&self->wake); }
+bool sched_need_resched(void) { return false; }
+void thread_yield_hint(void) { sched_yield(); }
+uint64_t thread_steal_ns(const struct thread *t) { return 0; }
+uint64_t thread_run_ns(const struct thread *t) { return 0; }
+size_t sched_fpu_size(void) { return 1024; }
 
 void thread_join(struct thread *t)
 {
