@@ -8,3 +8,4 @@ hosted += guestdev/load.c
 hosted += guestdev/load_linux.c
 hosted += guestdev/load_multiboot.c
 hosted += guestdev/load_pvh.c
+hosted += guestdev/machine.c

@@ -53,7 +53,7 @@ int load_kernel(struct load *l)
 {
     memset(l->gpr, 0, sizeof l->gpr);
     memset(&l->cpu, 0, sizeof l->cpu);
-    int err = load_bios_data(l);
+    int err = l->check_only ? 0 : load_bios_data(l);
     if (err)
         return err;
     switch (load_kind(l->kernel, l->kernel_len)) {

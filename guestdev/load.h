@@ -31,6 +31,7 @@ struct load {
     const char *cmdline;
     uint64_t ram;
     gpa_t rsdp;
+    bool check_only;                    /* everything but writing guest memory */
     char *err;
     size_t errlen;
     /* Out. */

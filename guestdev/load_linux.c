@@ -116,7 +116,7 @@ int load_linux(struct load *l)
         err = place_kernel(l, &h, &p);
     if (!err)
         err = place_initrd(l, &h, &p);
-    if (err)
+    if (err || l->check_only)
         return err;
     build_params(l, &h, &p, params);
     err = write_all(l, &p, params);

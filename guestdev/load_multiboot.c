@@ -118,6 +118,8 @@ int load_multiboot(struct load *l)
     gpa_t info = load_info_place(img.seg, img.nsegs, INFO_BYTES);
     if (!info || strlen(l->cmdline) >= INFO_BYTES - AT_CMDLINE)
         return load_fail(l, -ENOSPC, "no room for the multiboot information below 640 KiB");
+    if (l->check_only)
+        return 0;
     err = load_segments(l, img.seg, img.nsegs);
     if (!err)
         err = write_info(l, info, module);
