@@ -1,0 +1,2 @@
+#pragma once
+#define JOIST_VERSION "0.1"
