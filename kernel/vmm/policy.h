@@ -11,3 +11,5 @@ bool policy_rdmsr(struct vcpu *, uint32_t msr, uint64_t *val);  /* false: #GP */
 bool policy_wrmsr(struct vcpu *, uint32_t msr, uint64_t val);
 uint64_t policy_cr4_mask(struct vcpu *);        /* CR4 bits that exist */
 uint64_t policy_xcr0_mask(void);
+struct snap;
+int  policy_vcpu_snap(struct vcpu *, struct snap *);

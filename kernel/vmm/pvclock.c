@@ -4,7 +4,6 @@
  */
 #include "kernel/vmm/vcpu.h"
 
-enum { MSR_WALL_OLD = 0x11, MSR_SYSTEM_OLD = 0x12, MSR_WALL = 0x4b564d00, MSR_SYSTEM = 0x4b564d01 };
 enum { PVCLOCK_TSC_STABLE = 1 };
 
 struct pvclock_time {
@@ -52,29 +51,16 @@ void pvclock_publish(struct vcpu *v)
 }
 
 /* Wall-clock time at which the VM's clock was 0. */
-static void publish_wall(struct vcpu *v, gpa_t at)
+void pvclock_wall(struct vcpu *v, gpa_t at)
 {
     uint64_t boot = clock_utc_ns() - vmclock_now(&v->vm->clock);
     struct pvclock_wall w = { 2, (uint32_t)(boot / 1000000000), (uint32_t)(boot % 1000000000) };
-    gmem_write(&v->vm->gmem, at, &w, sizeof w);
+    gmem_write(&v->vm->gmem, at & ~3ull, &w, sizeof w);
 }
 
-bool pvclock_msr_write(struct vcpu *v, uint32_t msr, uint64_t val)
+void pvclock_page(struct vcpu *v, uint64_t val)
 {
-    if (msr == MSR_WALL || msr == MSR_WALL_OLD) {
-        v->pvclock.wall = val;
-        publish_wall(v, val & ~3ull);
-        return true;
-    }
     v->pvclock.on = val & 1;
     v->pvclock.system = val & ~3ull;
     pvclock_publish(v);
-    return true;
-}
-
-bool pvclock_msr_read(struct vcpu *v, uint32_t msr, uint64_t *val)
-{
-    bool wall = msr == MSR_WALL || msr == MSR_WALL_OLD;
-    *val = wall ? v->pvclock.wall : v->pvclock.system | v->pvclock.on;
-    return true;
 }

@@ -33,7 +33,7 @@ enum { EXIT_TRACE = 32, DECODE_CACHE = 64 };
 struct exit_trace { uint64_t rip, info; uint8_t kind; };
 struct decoded { uint64_t lo, hi; uint8_t mode; struct insn insn; };    /* the bytes themselves are the key */
 
-struct pvclock { gpa_t system, wall; uint32_t version; bool on; };
+struct pvclock { gpa_t system; uint32_t version; bool on; };
 
 struct vcpu {
     uint64_t gpr[16];           /* [hot] 0: in encoding order; rsp and rax current outside run() */
@@ -179,5 +179,5 @@ void vcpu_emulate(struct vcpu *, struct exit *);
 int gwalk(struct vcpu *, gva_t, unsigned access, gpa_t *, uint32_t *error);
 
 void pvclock_publish(struct vcpu *);                    /* pvclock.c */
-bool pvclock_msr_write(struct vcpu *, uint32_t msr, uint64_t val);
-bool pvclock_msr_read(struct vcpu *, uint32_t msr, uint64_t *val);
+void pvclock_page(struct vcpu *, uint64_t val);         /* MSR_KVM_SYSTEM_TIME_NEW: address | enabled */
+void pvclock_wall(struct vcpu *, gpa_t);                /* MSR_KVM_WALL_CLOCK_NEW */

@@ -606,7 +606,9 @@ int vm_snap(struct vm *vm, struct snap *s)
     int err = snap_end(s);
     if (!err && s->loading)
         vmclock_set(&vm->clock, now);
-    for (unsigned i = 0; i < vm->p.ncpus; i++)
+    for (unsigned i = 0; i < vm->p.ncpus; i++) {
         snap_vcpu(vm->vcpu[i], s);
+        policy_vcpu_snap(vm->vcpu[i], s);
+    }
     return err ? err : s->err;
 }
