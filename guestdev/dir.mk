@@ -9,3 +9,12 @@ hosted += guestdev/load_linux.c
 hosted += guestdev/load_multiboot.c
 hosted += guestdev/load_pvh.c
 hosted += guestdev/machine.c
+hosted += guestdev/acpi_tables.c
+
+# The DSDT as a C array.
+.DEFAULT_GOAL := all
+$(B)/gen/guestdev/dsdt.h: guestdev/dsdt.asl
+	@mkdir -p $(@D)
+	$(Q)iasl -vs -we -tc -p $(@D)/dsdt $< >$(@D)/dsdt.log 2>&1 || { cat $(@D)/dsdt.log; exit 1; }
+	@mv $(@D)/dsdt.hex $@
+$(foreach f,core host fuzzlib,$(B)/$(f)/guestdev/acpi_tables.o): $(B)/gen/guestdev/dsdt.h
