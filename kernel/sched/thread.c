@@ -35,7 +35,8 @@ static void first_frame(struct thread *t)
 {
     t->kstack_top = (uint64_t)t->kstack + KSTACK_SIZE;
     uint64_t *sp = (uint64_t *)t->kstack_top;
-    *--sp = 0;                          /* end of backtraces; keeps the alignment */
+    *--sp = 0;                          /* end of backtraces */
+    *--sp = 0;                          /* keeps thread_entry_stub's stack 16-byte aligned */
     *--sp = (uint64_t)thread_entry_stub;
     for (int i = 0; i < 6; i++)
         *--sp = 0;
