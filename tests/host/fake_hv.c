@@ -1,5 +1,6 @@
 #include "tests/host/fake_hv.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,7 +90,7 @@ static void fake_cpu_off(unsigned cpu) {}
 static int fake_vm_init(struct vm *vm)
 {
     vm->hv = kzalloc(sizeof(struct fake_vm));
-    return vm->hv ? 0 : -1;
+    return vm->hv ? 0 : -ENOMEM;
 }
 
 static void fake_vm_fini(struct vm *vm)
@@ -108,7 +109,7 @@ static int fake_vcpu_init(struct vcpu *v)
 {
     v->hv = kzalloc(sizeof(struct fake_cpu));
     if (!v->hv)
-        return -1;
+        return -ENOMEM;
     fake_reset(v);
     return 0;
 }

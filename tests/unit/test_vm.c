@@ -1,0 +1,454 @@
+/* The middle layer over a scripted CPU: exits, events, nested faults, guest page tables, life cycle. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include <errno.h>
+
+#include "kernel/vmm/policy.h"
+#include "tests/host/fake_hv.h"
+#include "tests/host/port_host.h"
+
+#define MIB (1ull << 20)
+
+static int setup(void **state) { fake_hv_setup(256 * MIB, 4); return 0; }
+static int teardown(void **state) { fake_hv_teardown(); return 0; }
+
+static struct vm *make(unsigned ncpus, fake_script *script, void *arg)
+{
+    struct vm_params p = { .name = "t", .ncpus = ncpus, .ram = 32 * MIB, .crash_resets = false };
+    struct vm *vm;
+    char err[160];
+    assert_int_equal(vm_create(&p, &vm, err, sizeof err), 0);
+    assert_int_equal(vm_add_ram(vm, 0, 32 * MIB, false), 0);
+    fake_hv_script(vm, script, arg);
+    return vm;
+}
+
+static void finish(struct vm *vm)
+{
+    if (vm_state(vm) != VM_STOPPED)
+        assert_int_equal(vm_kill(vm), 0);
+    vm_destroy(vm);
+}
+
+static uint64_t soon(void) { return clock_ns() + 20000000000ull; }
+
+/* ---- A guest that steps through exits and records what it sees ---- */
+
+struct steps { int at; uint64_t seen[32]; struct event_info ev[32]; };
+
+static int echo_io(void *dev, struct io *io)
+{
+    uint64_t *last = dev;
+    if (io->write)
+        *last = io->data;
+    else
+        io->data = *last + 1;
+    return 0;
+}
+
+static void pio_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    struct steps *s = arg;
+    e->kind = EXIT_PIO;
+    e->next_rip = v->rip + 1;
+    e->u.pio.port = 0x70, e->u.pio.size = 2;
+    switch (s->at++) {
+    case 0:
+        v->gpr[RAX] = 0x1122334455667788;
+        break;
+    case 1:
+        e->u.pio.in = true;
+        break;
+    case 2:
+        s->seen[0] = v->gpr[RAX];
+        e->u.pio.in = true, e->u.pio.size = 4;
+        break;
+    case 3:
+        s->seen[1] = v->gpr[RAX], s->seen[2] = v->rip;
+        vm_request_stop(v->vm, STOP_DEBUG_EXIT, 7, "done");
+        e->kind = EXIT_INTERNAL;
+        break;
+    default:
+        e->kind = EXIT_INTERNAL;
+        s->seen[3]++;           /* must not happen: it asked to stop */
+    }
+}
+
+static void ports_reach_the_bus(void **state)
+{
+    struct steps s = { 0 };
+    uint64_t last = 0;
+    unsigned code;
+    char why[64];
+    struct vm *vm = make(1, pio_script, &s);
+    assert_int_equal(bus_add(vm_ports(vm), 0x70, 4, echo_io, &last, "echo", 0), 0);
+    assert_int_equal(vm_run(vm), 0);
+    assert_true(vm_wait(vm, soon()));
+    assert_int_equal(s.seen[0], 0x1122334455667789);    /* 16-bit IN leaves the rest of RAX */
+    assert_int_equal(s.seen[1], 0x7789);                /* 32-bit IN clears the upper half */
+    assert_int_equal(s.seen[2], 0xfff0 + 3);
+    assert_int_equal(s.seen[3], 0);
+    assert_int_equal(vm_stop_cause(vm, why, sizeof why, &code), STOP_DEBUG_EXIT);
+    assert_int_equal(code, 7);
+    assert_string_equal(why, "done");
+    struct vcpu_stats st;
+    vm_vcpu_stats(vm, 0, &st);
+    assert_int_equal(st.exits[EXIT_PIO], 3);
+    finish(vm);
+}
+
+/* ---- Nested faults ---- */
+
+static void fault_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    struct steps *s = arg;
+    uint32_t *p;
+    gpa_t gpa = 0x5000 + (gpa_t)(s->at / 2) * 3 * MIB;
+    if (s->at >= 8) {
+        vm_request_stop(v->vm, STOP_POWEROFF, 0, "");
+        return;
+    }
+    p = fake_tlb_access(v, gpa);
+    if (!p) {
+        assert_int_equal(s->at % 2, 0);
+        e->kind = EXIT_MMIO;
+        e->u.mmio.gpa = gpa, e->u.mmio.access = MMIO_WRITE, e->u.mmio.final = true;
+        s->seen[0]++;
+    } else {
+        assert_int_equal(*p, 0);        /* fresh memory is zero */
+        *p = 0x12345678;
+        uint32_t back;
+        assert_int_equal(gmem_read(vm_gmem(v->vm), gpa, &back, 4), 0);
+        assert_int_equal(back, 0x12345678);
+    }
+    s->at++;
+}
+
+static void memory_comes_on_first_touch(void **state)
+{
+    struct steps s = { 0 };
+    struct vm *vm = make(1, fault_script, &s);
+    assert_int_equal(vm_run(vm), 0);
+    assert_true(vm_wait(vm, soon()));
+    assert_int_equal(s.seen[0], 4);
+    finish(vm);
+}
+
+/* ---- Guest page tables ---- */
+
+static void put64(struct vm *vm, gpa_t at, uint64_t v) { assert_int_equal(gmem_write(vm_gmem(vm), at, &v, 8), 0); }
+static uint64_t get64(struct vm *vm, gpa_t at)
+{
+    uint64_t v;
+    assert_int_equal(gmem_read(vm_gmem(vm), at, &v, 8), 0);
+    return v;
+}
+
+static void walks_long_mode_tables(void **state)
+{
+    struct vm *vm = make(1, NULL, NULL);
+    struct vcpu *v = vm_vcpu(vm, 0);
+    gpa_t gpa;
+    uint32_t err;
+    put64(vm, 0x1000, 0x2000 | PTE_P | PTE_W | PTE_U);
+    put64(vm, 0x2000, 0x3000 | PTE_P | PTE_W | PTE_U);
+    put64(vm, 0x3000, 0x4000 | PTE_P | PTE_W | PTE_U);
+    put64(vm, 0x3008, 0x600000 | PTE_P | PTE_PS | PTE_W);
+    put64(vm, 0x4008, 0x9000 | PTE_P | PTE_U);
+    put64(vm, 0x4010, 0xa000 | PTE_P | PTE_W | PTE_NX);
+    put64(vm, 0x4018, BIT(45) | PTE_P);
+    v->st = (struct cpu_state){ .cr0 = CR0_PG | CR0_PE | CR0_WP, .cr3 = 0x1000, .cr4 = CR4_PAE | CR4_SMEP | CR4_SMAP, .efer = EFER_LMA | EFER_LME | EFER_NXE };
+    v->st_valid = ST_ALL;
+    v->rflags = 2;
+    assert_int_equal(gwalk(v, 0x1234, PF_U, &gpa, &err), 0);
+    assert_int_equal(gpa, 0x9234);
+    assert_int_equal(get64(vm, 0x4008), 0x9000 | PTE_P | PTE_U | PTE_A);
+    assert_int_equal(gwalk(v, 0x1234, PF_U | PF_W, &gpa, &err), -EFAULT);
+    assert_int_equal(err, PF_P | PF_W | PF_U);
+    assert_int_equal(gwalk(v, 0x1234, 0, &gpa, &err), -EFAULT);         /* SMAP */
+    assert_int_equal(err, PF_P);
+    v->rflags |= RFLAGS_AC;
+    assert_int_equal(gwalk(v, 0x1234, 0, &gpa, &err), 0);
+    assert_int_equal(gwalk(v, 0x1234, PF_I, &gpa, &err), -EFAULT);      /* SMEP */
+    assert_int_equal(err, PF_P | PF_I);
+    assert_int_equal(gwalk(v, 0x2000, PF_W, &gpa, &err), 0);
+    assert_int_equal(get64(vm, 0x4010), 0xa000 | PTE_P | PTE_W | PTE_NX | PTE_A | PTE_D);
+    assert_int_equal(gwalk(v, 0x2000, PF_I, &gpa, &err), -EFAULT);
+    assert_int_equal(gwalk(v, 0x2000, PF_U, &gpa, &err), -EFAULT);
+    assert_int_equal(err, PF_P | PF_U);
+    assert_int_equal(gwalk(v, 0x3000, 0, &gpa, &err), -EFAULT);         /* address beyond the physical width */
+    assert_int_equal(err, PF_P | PF_RSVD);
+    assert_int_equal(gwalk(v, 0x5000, PF_W, &gpa, &err), -EFAULT);
+    assert_int_equal(err, PF_W);
+    assert_int_equal(gwalk(v, 0x212345, PF_W, &gpa, &err), 0);
+    assert_int_equal(gpa, 0x612345);
+    put64(vm, 0x3010, 0x900000000 | PTE_P | PTE_W);                     /* a table outside RAM */
+    assert_int_equal(gwalk(v, 0x400000, 0, &gpa, &err), -EIO);
+    finish(vm);
+}
+
+static void walks_32_bit_tables(void **state)
+{
+    struct vm *vm = make(1, NULL, NULL);
+    struct vcpu *v = vm_vcpu(vm, 0);
+    gpa_t gpa;
+    uint32_t err, pde[2] = { 0x2000 | PTE_P | PTE_W, 0x00800000 | PTE_P | PTE_PS | PTE_W }, pte = 0x7000 | PTE_P;
+    assert_int_equal(gmem_write(vm_gmem(vm), 0x1000, pde, sizeof pde), 0);
+    assert_int_equal(gmem_write(vm_gmem(vm), 0x2004, &pte, 4), 0);
+    v->st = (struct cpu_state){ .cr0 = CR0_PG | CR0_PE, .cr3 = 0x1000, .cr4 = CR4_PSE };
+    v->st_valid = ST_ALL;
+    assert_int_equal(gwalk(v, 0x1abc, PF_W, &gpa, &err), 0);            /* WP off: the supervisor writes read-only pages */
+    assert_int_equal(gpa, 0x7abc);
+    assert_int_equal(gwalk(v, 0x00412345, PF_W, &gpa, &err), 0);
+    assert_int_equal(gpa, 0x00812345);
+    uint64_t pdpte = 0x3000 | PTE_P;
+    put64(vm, 0x5020, pdpte);
+    put64(vm, 0x3000, 0xa00000 | PTE_P | PTE_PS);
+    v->st.cr4 |= CR4_PAE, v->st.cr3 = 0x5020;
+    assert_int_equal(gwalk(v, 0x123456, 0, &gpa, &err), 0);
+    assert_int_equal(gpa, 0xb23456);
+    finish(vm);
+}
+
+/* ---- Interrupts ---- */
+
+struct chip { uint8_t page[4096]; uint32_t irr; unsigned accepted[8], n; };
+
+static int chip_pending(void *p)
+{
+    struct chip *c = p;
+    uint32_t irr = atomic_load(&c->irr);
+    return irr ? 0x40 + 31 - __builtin_clz(irr) : IRQ_NONE;
+}
+
+static void chip_accept(void *p, int vector)
+{
+    struct chip *c = p;
+    atomic_and(&c->irr, ~(1u << (vector - 0x40)));
+    c->accepted[c->n++ % 8] = (unsigned)vector;
+}
+
+static void chip_init(void *p) {}
+static bool chip_msr_r(void *p, uint32_t m, uint64_t *v) { return false; }
+static bool chip_msr_w(void *p, uint32_t m, uint64_t v) { return false; }
+
+static void wire_chip(struct vm *vm, unsigned i, struct chip *c, struct vcpu_wires *w)
+{
+    struct vcpu_irqchip chip = { .apic = c, .pending = chip_pending, .accept = chip_accept, .page = c->page, .msr_read = chip_msr_r,
+                                 .msr_write = chip_msr_w, .init = chip_init };
+    vm_set_irqchip(vm, i, &chip);
+    vm_get_wires(vm, i, w);
+}
+
+/* Halts for ever; each wake-up takes one interrupt. */
+struct halter { uint64_t taken; };
+static void halt_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    struct halter *h = arg;
+    uint8_t vector;
+    v->rflags |= RFLAGS_IF;
+    if (fake_take_irq(v, &vector)) {
+        atomic_add(&h->taken, 1);
+        e->kind = EXIT_INTERNAL;
+        return;
+    }
+    e->kind = EXIT_HLT;
+    e->next_rip = v->rip;
+}
+
+/* Ten thousand interrupts from another thread, each after the one before was taken: one lost wake-up and this hangs. */
+static void no_wake_up_is_lost(void **state)
+{
+    struct halter h = { 0 };
+    struct chip c;
+    struct vcpu_wires w;
+    memset(&c, 0, sizeof c);
+    struct vm *vm = make(1, halt_script, &h);
+    wire_chip(vm, 0, &c, &w);
+    assert_int_equal(vm_run(vm), 0);
+    uint64_t end = soon();
+    for (unsigned i = 0; i < 10000; i++) {
+        atomic_or(&c.irr, 1u << i % 16);
+        w.irq(w.vcpu);
+        while (atomic_load(&h.taken) <= i) {
+            assert_true(clock_ns() < end);
+            thread_yield();
+        }
+    }
+    struct vcpu_stats st;
+    vm_vcpu_stats(vm, 0, &st);
+    assert_int_equal(st.irqs, 10000);
+    finish(vm);
+}
+
+static void tpr_holds_a_halted_cpu(void **state)
+{
+    struct halter h = { 0 };
+    struct chip c;
+    struct vcpu_wires w;
+    memset(&c, 0, sizeof c);
+    c.page[0x80] = 0x50;
+    struct vm *vm = make(1, halt_script, &h);
+    wire_chip(vm, 0, &c, &w);
+    assert_int_equal(vm_run(vm), 0);
+    atomic_or(&c.irr, 1u << 3);                 /* vector 43h, class 4 < 5 */
+    w.irq(w.vcpu);
+    assert_int_equal(vm_pause(vm), 0);
+    assert_int_equal(atomic_load(&h.taken), 0);
+    c.page[0x80] = 0;
+    assert_int_equal(vm_resume(vm), 0);
+    uint64_t end = soon();
+    while (!atomic_load(&h.taken))
+        assert_true(clock_ns() < end);
+    finish(vm);
+}
+
+/* ---- Life cycle ---- */
+
+static void busy_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    uint64_t *n = arg;
+    atomic_add(n, 1);
+    fake_guest_spin(v);
+    e->kind = EXIT_HOST_INTR;
+}
+
+static void control_from_every_state(void **state)
+{
+    uint64_t n = 0;
+    struct vm *vm = make(4, busy_script, &n);
+    assert_int_equal(vm_pause(vm), -EBUSY);
+    assert_int_equal(vm_kill(vm), -EBUSY);
+    for (int i = 0; i < 50; i++) {
+        assert_int_equal(vm_run(vm), 0);
+        assert_int_equal(vm_run(vm), -EBUSY);
+        assert_int_equal(vm_pause(vm), 0);
+        uint64_t t = vmclock_now(vm_clock(vm)), entries = atomic_load(&n);
+        assert_int_equal(vm_pause(vm), -EBUSY);
+        assert_int_equal(vmclock_now(vm_clock(vm)), t);
+        assert_int_equal(atomic_load(&n), entries);     /* nobody runs */
+        if (i % 3 == 0)
+            assert_int_equal(vm_reset(vm), 0);
+        assert_int_equal(vm_resume(vm), 0);
+        assert_int_equal(vm_reset(vm), 0);
+        assert_int_equal(vm_kill(vm), 0);
+        assert_int_equal(vm_state(vm), VM_STOPPED);
+    }
+    finish(vm);
+}
+
+/* Resets and stops asked for by the guest race with those of the operator: in the end it is stopped, whoever won. */
+static void reset_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    uint64_t *n = arg;
+    if (atomic_add(n, 1) % 3 == 0)
+        vm_request_reset(v->vm);
+    else
+        fake_guest_spin(v);
+    e->kind = EXIT_INTERNAL;
+}
+
+static void requests_race_with_control(void **state)
+{
+    uint64_t n = 0;
+    struct vm *vm = make(2, reset_script, &n);
+    assert_int_equal(vm_run(vm), 0);
+    for (int i = 0; i < 300; i++) {
+        assert_int_equal(vm_reset(vm), 0);
+        assert_int_equal(vm_pause(vm), 0);
+        assert_int_equal(vm_resume(vm), 0);
+    }
+    finish(vm);
+}
+
+static void triple_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    e->kind = EXIT_TRIPLE_FAULT;
+    atomic_add((uint64_t *)arg, 1);
+}
+
+static void third_triple_fault_stops(void **state)
+{
+    uint64_t n = 0;
+    char why[256];
+    struct vm *vm = make(1, triple_script, &n);
+    vm->p.crash_resets = true;
+    assert_int_equal(vm_run(vm), 0);
+    assert_true(vm_wait(vm, soon()));
+    assert_int_equal(n, 3);
+    assert_int_equal(vm_stop_cause(vm, why, sizeof why, NULL), STOP_CRASH);
+    assert_non_null(strstr(why, "triple fault"));
+    assert_non_null(strstr(why, "rip fff0"));
+    finish(vm);
+}
+
+static void no_room_is_said_with_figures(void **state)
+{
+    struct vm_params p = { .name = "big", .ncpus = 1, .ram = 1024 * MIB };
+    struct vm *vm = NULL;
+    char err[256];
+    struct mem_stats a, b;
+    mem_stats(&a);
+    assert_int_equal(vm_create(&p, &vm, err, sizeof err), -ENOMEM);
+    assert_non_null(strstr(err, "1024 MiB"));
+    assert_non_null(strstr(err, "free"));
+    mem_stats(&b);
+    assert_int_equal(a.reserved, b.reserved);
+}
+
+static void everything_is_given_back(void **state)
+{
+    struct mem_stats a, b;
+    uint64_t n = 0;
+    mem_stats(&a);
+    unsigned long blocks = port_alloc_count();
+    for (int i = 0; i < 100; i++) {
+        struct vm *vm = make(2, busy_script, &n);
+        char byte = 1;
+        assert_int_equal(gmem_write(vm_gmem(vm), 5 * MIB, &byte, 1), 0);
+        if (i % 2)
+            assert_int_equal(vm_run(vm), 0);
+        finish(vm);
+    }
+    mem_stats(&b);
+    assert_int_equal(a.free, b.free);
+    assert_int_equal(a.reserved, b.reserved);
+    assert_int_equal(port_alloc_count(), blocks);
+}
+
+/* Every allocation of vm_create fails once: an error each time, nothing lost. */
+static void creation_survives_allocation_failures(void **state)
+{
+    struct vm_params p = { .name = "f", .ncpus = 2, .ram = 32 * MIB };
+    char err[256];
+    unsigned long blocks = port_alloc_count();
+    for (int n = 0;; n++) {
+        struct vm *vm = NULL;
+        port_fail_alloc_after(n);
+        int r = vm_create(&p, &vm, err, sizeof err);
+        port_fail_alloc_after(-1);
+        if (!r) {
+            assert_true(n > 5);
+            finish(vm);
+            break;
+        }
+        assert_int_equal(r, -ENOMEM);
+        assert_int_equal(port_alloc_count(), blocks);
+    }
+    assert_int_equal(port_alloc_count(), blocks);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        T(ports_reach_the_bus), T(memory_comes_on_first_touch), T(walks_long_mode_tables), T(walks_32_bit_tables), T(no_wake_up_is_lost),
+        T(tpr_holds_a_halted_cpu), T(control_from_every_state), T(requests_race_with_control), T(third_triple_fault_stops),
+        T(no_room_is_said_with_figures), T(everything_is_given_back), T(creation_survives_allocation_failures),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
