@@ -61,7 +61,8 @@ static void show_disks(struct report *r, const struct vmdef *d)
         rep_str(r, "virtio");
         rep_num(r, d->disks[i].read_only);
         rep_str(r, d->disks[i].serial[0] ? d->disks[i].serial : NULL);
-        num_if(r, !image_find(d->disks[i].image, &img, &f), img.len);
+        bool found = !image_find(d->disks[i].image, &img, &f);
+        num_if(r, found, img.len);
     }
 }
 

@@ -250,6 +250,8 @@ const struct flag_spec *cmd_find_flag(const struct cmd *c, const char *word, str
     if (!p.matches && has_prefix(name, "no-") && flag_by_name(c, name + 3, out) && out->kind == VAL_BOOL)
         return out;
     const char *found = pick_done(&p, "flag", f);
+    if (!found && p.near)
+        fail_hint(f, "did you mean --%s?", p.near);
     if (found)
         return flag_by_name(c, found, out);
     if (!p.near && !p.matches)

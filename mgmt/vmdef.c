@@ -147,6 +147,8 @@ static const struct vmkey *find(const struct vmkey *k, unsigned n, const char *n
         unsigned d = name_distance(k[i].name, name, best);
         if (!d)
             return &k[i];
+        if (d >= best && (!strncmp(k[i].name, name, strlen(k[i].name)) || !strncmp(k[i].name, name, strlen(name))))
+            d = best - 1;
         if (d < best)
             best = d, near = &k[i];
     }
