@@ -9,11 +9,19 @@
 #include "kernel/sched/sched.h"
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/early.h"
+#include "kernel/x86/ioapic.h"
 #include "kernel/x86/irq.h"
+#include "kernel/x86/lapic.h"
 #include "kernel/x86/panic.h"
+#include "kernel/x86/power.h"
+#include "kernel/x86/smp.h"
+#include "kernel/x86/time.h"
+#include "kernel/x86/time_internal.h"
 #include "kernel/x86/vmap.h"
+#include "kernel/x86/watchdog.h"
 
 static struct bootinfo boot;
+struct acpi_info acpi;
 
 /* ---- Boot information ---- */
 static void *identity(uint64_t pa, size_t len) { return pa + len <= 1ull << 32 && pa + len >= pa ? (void *)pa : NULL; }
@@ -110,10 +118,62 @@ static void memory_init(void)
     log_info("mm", "%llu MiB of RAM for use, %llu MiB free", (unsigned long long)(s.total >> 20), (unsigned long long)(s.free >> 20));
 }
 
+/* A page below 1 MiB for the start of the other CPUs: RAM of the map, above the BIOS data and below the extended BIOS data. */
+static hpa_t low_page(void)
+{
+    for (int i = boot.nmem - 1; i >= 0; i--) {
+        const struct bootmem *m = &boot.mem[i];
+        uint64_t from = MAX(m->base, 0x1000ull), to = MIN(m->base + m->len, 0x9f000ull);
+        if (m->type == BOOTMEM_RAM && from + PAGE_SIZE <= to)
+            return ALIGN_DOWN(to - PAGE_SIZE, PAGE_SIZE);
+    }
+    return 0;
+}
+
+/* ---- Platform ---- */
+static void read_acpi(void)
+{
+    struct acpi_source src = { firmware_map, boot.rsdp, boot.rsdp_copy, boot.rsdp_copy_len };
+    if (acpi_parse(&acpi, &src))
+        log_warn("acpi", "no tables found: one CPU, no power-off");
+    for (unsigned i = 0; i < acpi.warnings; i++)
+        log_warn("acpi", "%s", acpi.warning[i]);
+    if (acpi.found)
+        log_info("acpi", "%.6s: %u CPUs, %u IOAPICs, %s%s%s%sS5 %s", acpi.oem, acpi.cpus_listed, acpi.ioapics, acpi.hpet ? "HPET, " : "",
+                 acpi.mcfgs ? "MCFG, " : "", acpi.have_spcr ? "SPCR, " : "", acpi.hw_reduced ? "hardware-reduced, " : "", acpi.have_s5 ? "known" : "unknown");
+    if (acpi.cpus_listed > acpi.cpus)
+        log_warn("acpi", "%u CPUs are listed, %u can be used", acpi.cpus_listed, acpi.cpus);
+    power_init();
+}
+
+static void platform_init(void)
+{
+    char err[160], v[8];
+    read_acpi();
+    pic_disable();
+    if (!lapic_init(&acpi, !bootinfo_option(&boot, "nox2apic", v, sizeof(v)), err, sizeof(err)))
+        panic("%s", err);
+    lapic_init_cpu(&acpi, 0xffffffff);
+    this_cpu()->apic_id = lapic_id();
+    log_info("apic", "%s, boot CPU has ID %u", lapic_x2apic() ? "x2APIC" : "xAPIC", (unsigned)this_cpu()->apic_id);
+    irq_init();
+    ioapic_init(&acpi);
+    time_init();
+    time_init_cpu();
+}
+
+/* The first thread: everything that may sleep. */
+static void init_thread(void *arg)
+{
+    log_start_thread();
+    log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
+}
+
 __attribute__((noreturn)) void kernel_main(uint32_t kind, uint64_t info_pa)
 {
     char err[160];
     percpu_init_boot();
+    time_set_base();
     log_init();
     cpu_detect();
     trap_init();
@@ -125,6 +185,13 @@ __attribute__((noreturn)) void kernel_main(uint32_t kind, uint64_t info_pa)
     log_info("cpu", "%s, family %#x model %#x stepping %u, microcode %#x, %u address bits", cpu_info.brand, cpu_info.family, cpu_info.model,
              cpu_info.stepping, (unsigned)cpu_info.microcode, cpu_info.phys_bits);
     memory_init();
-    cpu_halt_forever();
-    __builtin_unreachable();
+    platform_init();
+    this_cpu()->kstack = (uint64_t)boot_stack_top;
+    sched_init_cpu();
+    irq_enable();
+    smp_start(low_page());
+    watchdog_start();
+    if (!thread_start("init", init_thread, NULL))
+        panic("no memory for the first thread");
+    sched_start_cpu();
 }

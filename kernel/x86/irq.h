@@ -49,5 +49,6 @@ uint64_t irq_count(const struct irq_handle *);
 void irq_each(void (*fn)(void *arg, unsigned cpu, unsigned vector, const char *name, uint64_t count), void *arg);
 
 /* ---- Boot ---- */
+void irq_init(void);
 void trap_init(void);                   /* build the IDT; boot CPU */
 void trap_init_cpu(struct percpu *);     /* GDT, TSS with interrupt stacks, IDT, GS of this CPU */

@@ -6,7 +6,7 @@
 #include "kernel/console/console.h"
 #include "kernel/lib/log.h"
 #include "kernel/x86/cpu.h"
-#include "kernel/x86/early.h"
+#include "kernel/x86/power.h"
 #include "kernel/x86/panic.h"
 #include "kernel/x86/smp.h"
 #include "kernel/x86/time.h"

@@ -18,7 +18,7 @@ __attribute__((optimize("no-stack-protector"))) void percpu_init_boot(void)
     struct percpu *p = &boot_percpu;
     p->self = p;
     p->online = true;
-    p->preempt_count = 1;               /* until sched_start_cpu() */
+
     p->armed_ns = ~0ull;
     /* Good enough before the CSPRNG: one boot's value, never told to anybody; the low byte is zero so that no string copy can write it. */
     p->canary = (rdtsc() * 0x9e3779b97f4a7c15ull) & ~0xffull;
@@ -39,10 +39,16 @@ struct percpu *percpu_create(uint32_t apic_id, uint32_t acpi_uid)
     p->cpu = percpu_count;
     p->apic_id = apic_id;
     p->acpi_uid = acpi_uid;
-    p->preempt_count = 1;
+
     p->armed_ns = ~0ull;
     p->canary = boot_percpu.canary;
     percpu_table[percpu_count] = p;
     atomic_store(&percpu_count, percpu_count + 1);
     return p;
+}
+
+void percpu_drop_last(void)
+{
+    percpu_table[percpu_count - 1] = NULL;
+    percpu_count--;
 }

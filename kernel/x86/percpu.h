@@ -33,11 +33,15 @@ struct percpu {
     void *spare[7];
 
     /* Owned by kernel/x86. */
-    bool online;
+    bool online;                        /* takes interrupts and threads */
+    bool tsc_deadline;                  /* clock event by TSC_DEADLINE, else by count */
     bool nmi_expected;                  /* a back-end or test asked for an NMI on this CPU */
     uint32_t acpi_uid;
     uint64_t tsc_offset;                /* added to RDTSC for clock_ns: 0 unless TSCs differ and TSC_ADJUST is missing */
     uint64_t irqs, ipis, timer_irqs, spurious, nmis, nmi_unknown;
+    uint64_t nmi_where;                 /* RIP that the last expected NMI interrupted */
+    uint64_t resched_since;             /* SOFT_RESCHED not honoured since; 0: none pending */
+    bool stuck;                         /* the watchdog has said so */
     uint64_t watchdog_ns;               /* clock_ns() of the last sign of life: see watchdog_touch() */
     uint64_t armed_ns;                  /* deadline programmed into the clock event; ~0: none */
     struct irq_desc *vectors[256];      /* interrupt handlers by vector, changed under the IRQ lock */
@@ -101,5 +105,6 @@ static inline bool in_irq(void) { return preempt_count() >= PREEMPT_IRQ; }
 void percpu_init_boot(void);
 /* Area for one more CPU (boot CPU's thread): next index, or NULL: no memory or MAX_CPUS reached. */
 struct percpu *percpu_create(uint32_t apic_id, uint32_t acpi_uid);
+void percpu_drop_last(void);            /* takes back the last percpu_create(): its CPU did not start; the memory stays, the CPU might still use it */
 /* Makes p this CPU's area (GS base); assembly-free part of AP start. */
 void percpu_load(struct percpu *p);

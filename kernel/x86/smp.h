@@ -2,8 +2,8 @@
 #pragma once
 #include "kernel/x86/percpu.h"
 
-/* Boot CPU, once: start every enabled CPU of the MADT; they enter sched_start_cpu().  Late and dead ones are reported. */
-void smp_start(void);
+/* Boot CPU, once, interrupts may be off: start every enabled CPU of the MADT; they enter sched_start_cpu().  Late and dead ones are reported. */
+void smp_start(hpa_t trampoline);       /* a free page below 1 MiB; 0: none */
 /* Any context.  A kick makes the CPU leave guest mode (or HLT) and does nothing else; resched also runs its return path with SOFT_RESCHED set. */
 void smp_kick(unsigned cpu);
 void smp_resched(unsigned cpu);

@@ -88,8 +88,12 @@ static void nmi(struct trap_frame *f)
 {
     struct percpu *p = this_cpu();
     p->nmis++;
-    if (smp_nmi_stop() || p->nmi_expected)
+    if (smp_nmi_stop())
         return;
+    if (atomic_load(&p->nmi_expected)) {
+        atomic_store(&p->nmi_where, f->rip);
+        return;
+    }
     uint8_t sc = inb(0x61);
     if (sc & 0xc0)
         panic_trap(f, "hardware reports %s by NMI (port 61h: %#x)", sc & 0x80 ? "a memory or PCI system error" : "an I/O channel check", sc);
