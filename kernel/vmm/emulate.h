@@ -1,13 +1,16 @@
 /*
  * Instruction emulator behind callbacks: a library that tests and fuzzers run on Linux.  Semantics of everything that a guest uses on devices, with flags,
- * segment checks, page-crossing operands, REP with restart, and precise exceptions.
+ * segment checks, page-crossing operands, REP with restart, and precise exceptions.  Intel SDM vol 2; AMD APM vol 3.
+ *
+ * No semantics here (EMU_UNHANDLED) for what belongs to the CPU model: CPUID, RDMSR, WRMSR, HLT, RDTSC(P), RDPMC, INVD, WBINVD, XSETBV, VMCALL, VMMCALL,
+ * MOV CR/DR, CLTS, LMSW, INVLPG, MONITOR, MWAIT, and INSN_OTHER.
  */
 #pragma once
 #include "kernel/vmm/decode.h"
 
 enum emu_result {
-    EMU_OK,             /* done: registers and RIP updated */
-    EMU_AGAIN,          /* REP made progress (registers updated, RIP unchanged): enter the guest again */
+    EMU_OK,             /* done: registers, RIP and RFLAGS updated; look at trap_db */
+    EMU_AGAIN,          /* REP made progress (registers updated, RIP unchanged) or a locked access lost its race too often: enter the guest again */
     EMU_EXCEPTION,      /* ctx->exc to be injected; registers unchanged but for REP progress */
     EMU_UNHANDLED,      /* no semantics for it here: ctx->insn tells which; the caller stops the VM with a reason or injects #UD */
 };
@@ -27,9 +30,12 @@ struct emu_ops {
     enum emu_result (*fetch)(struct emu_ctx *, gva_t, void *buf, unsigned len);
     enum emu_result (*port_in)(struct emu_ctx *, uint16_t port, unsigned size, uint32_t *val);
     enum emu_result (*port_out)(struct emu_ctx *, uint16_t port, unsigned size, uint32_t val);
-    /* Batch forms for REP INS/OUTS and REP MOVS/STOS runs within one page; NULL: element by element. */
+    /* Would an access of len bytes (within one page) fault?  Asked before what cannot be taken back: page-crossing writes, INS.  *ram: all of it is plain
+     * RAM, so that one read or write of any length may cover it, as REP MOVS/STOS/INS/OUTS then do; elsewhere accesses are made operand by operand.
+     * No side effect but accessed and dirty bits.  NULL: no batches, and page-crossing writes may be done in part when the second page faults. */
+    enum emu_result (*probe)(struct emu_ctx *, gva_t, unsigned len, bool write, bool *ram);
     bool (*port_allowed)(struct emu_ctx *, uint16_t port, unsigned size);       /* TSS I/O bitmap when CPL > IOPL */
-    void (*load_seg)(struct emu_ctx *, enum seg);       /* fill ctx->seg[s] lazily */
+    void (*load_seg)(struct emu_ctx *, enum seg);       /* fill ctx->seg[s]; in 64-bit mode asked for FS and GS only.  NULL: all are filled */
     /* Guest vector registers (16 bytes each); NULL: vector moves are EMU_UNHANDLED. */
     void (*vec_get)(struct emu_ctx *, unsigned n, void *v16);
     void (*vec_set)(struct emu_ctx *, unsigned n, const void *v16);
@@ -50,6 +56,8 @@ struct emu_ctx {
     struct insn insn;
     bool insn_valid;            /* the caller already decoded it (cache) */
     unsigned rep_budget;        /* REP iterations before EMU_AGAIN; 0 = a default of 1024 */
+    bool write_intent;          /* for `read`: the first half of a read-modify-write; check write permission and report a fault as a write's */
+    bool trap_db;               /* out, with EMU_OK and EMU_AGAIN: RFLAGS.TF was set, the caller injects #DB with DR6.BS (after each REP iteration too) */
 };
 
 /* Fetch (unless insn_valid), decode, execute one instruction. */
