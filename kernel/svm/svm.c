@@ -29,6 +29,8 @@ static void read_features(void)
     };
 }
 
+static int make_cpu(unsigned cpu);
+
 static int svm_probe(char *err, size_t errlen)
 {
     uint64_t vm_cr = 0;
@@ -46,8 +48,13 @@ static int svm_probe(char *err, size_t errlen)
         return -ENOTSUP;
     }
     iopm = page_alloc(IOPM_ORDER, 0);
-    if (!iopm)
+    int failed = !iopm;
+    for (unsigned cpu = 0; !failed && cpu < percpu_count; cpu++)
+        failed = make_cpu(cpu);
+    if (failed) {
+        snprintf(err, errlen, "no memory for AMD-V on %u CPUs", percpu_count);
         return -ENOMEM;
+    }
     memset(pa_to_va(iopm), 0xff, PAGE_SIZE << IOPM_ORDER);
     vmm_host.nested = &pt_npt;
     vmm_host.max_leaf = cpu_has(FEAT_PDPE1GB) ? ORDER_1G : ORDER_2M;
@@ -57,19 +64,25 @@ static int svm_probe(char *err, size_t errlen)
     return 0;
 }
 
-static int svm_cpu_on(unsigned cpu, char *err, size_t errlen)
+/* cpu_on runs in interrupt context: what each CPU needs is made here. */
+static int make_cpu(unsigned cpu)
 {
     struct svm_cpu *c = kzalloc(sizeof *c);
     hpa_t hsave = page_alloc(ORDER_4K, PAGE_ZERO), host = page_alloc(ORDER_4K, PAGE_ZERO);
-    if (!c || !hsave || !host) {
-        snprintf(err, errlen, "no memory for AMD-V on CPU %u", cpu);
+    if (!c || !hsave || !host)
         return -ENOMEM;
-    }
-    *c = (struct svm_cpu){ .hsave = hsave, .host_vmcb = host, .asid_gen = 1, .asid_next = 1, .asid_max = svm_features.nasids - 1, .on = true };
+    *c = (struct svm_cpu){ .hsave = hsave, .host_vmcb = host, .asid_gen = 1, .asid_next = 1, .asid_max = svm_features.nasids - 1 };
+    percpu_of(cpu)->hv = c;
+    return 0;
+}
+
+static int svm_cpu_on(unsigned cpu, char *err, size_t errlen)
+{
+    struct svm_cpu *c = this_svm();
     wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SVME);
-    wrmsr(MSR_VM_HSAVE_PA, hsave);
-    __asm__ volatile("vmsave %%rax" :: "a"(host) : "memory");
-    this_cpu()->hv = c;
+    wrmsr(MSR_VM_HSAVE_PA, c->hsave);
+    __asm__ volatile("vmsave %%rax" :: "a"(c->host_vmcb) : "memory");
+    c->on = true;
     return 0;
 }
 

@@ -37,9 +37,9 @@ enum hv_pass { PASS_MSR_READ, PASS_MSR_WRITE, PASS_PORT, PASS_DR };
 
 struct hv_ops {
     const char *name;                   /* "AMD-V", "VT-x" */
-    /* Boot CPU, once.  0, or -ENOTSUP with a sentence that names what is missing and what to change in the firmware. */
+    /* Boot CPU, once, thread context: allocates for every CPU in percpu_count.  0, or -ENOTSUP with a sentence that names what is missing and what to change in the firmware. */
     int  (*probe)(char *err, size_t errlen);
-    /* On each CPU, interrupts off: enable / disable (before reset, before CPU stop).  0 or -errno with a sentence. */
+    /* On each CPU, irq context: enable / disable (before reset, before CPU stop).  0 or -errno with a sentence. */
     int  (*cpu_on)(unsigned cpu, char *err, size_t errlen);
     void (*cpu_off)(unsigned cpu);
     int  (*vm_init)(struct vm *);       /* vm->hv */
