@@ -1,3 +1,9 @@
+hosted += guestdev/apic.c
+hosted += guestdev/lapic.c guestdev/lapic_timer.c guestdev/lapic_msr.c
+hosted += guestdev/ioapic.c
+hosted += guestdev/pic.c
+hosted += guestdev/pit.c
+hosted += guestdev/uart.c
 hosted += guestdev/pci.c
 hosted += guestdev/pcihost.c
 hosted += guestdev/msix.c
@@ -10,7 +16,6 @@ hosted += guestdev/load_multiboot.c
 hosted += guestdev/load_pvh.c
 hosted += guestdev/machine.c
 hosted += guestdev/acpi_tables.c
-
 # The DSDT as a C array.
 .DEFAULT_GOAL := all
 $(B)/gen/guestdev/dsdt.h: guestdev/dsdt.asl
