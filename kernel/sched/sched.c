@@ -51,8 +51,9 @@ static void set_idle(unsigned cpu, bool idle)
 
 static int take_any_idle(const struct thread *t, unsigned near)
 {
-    for (unsigned i = 0; i < MAX_CPUS / 64; i++) {
-        unsigned w = (near / 64 + i) % (MAX_CPUS / 64);
+    unsigned words = (percpu_count + 63) / 64;
+    for (unsigned i = 0; i < words; i++) {
+        unsigned w = (near / 64 + i) % words;
         uint64_t m = atomic_load_relaxed(&idle_cpus[w]) & t->cpus.bits[w];
         for (; m; m &= m - 1) {
             unsigned cpu = w * 64 + __builtin_ctzll(m);
@@ -325,7 +326,7 @@ static void finish_switch(struct thread *prev)
 {
     struct rq *rq = this_rq();
     struct thread *self = cpu_current();
-    uint64_t now = clock_ns();
+    uint64_t now = rq->curr_since;
     bool dead = prev->state == THREAD_DEAD, away = false;
     prev->on_cpu = false;
     if (prev != rq->idle && is_running(prev)) {

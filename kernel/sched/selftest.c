@@ -497,31 +497,62 @@ static void test_work(void)
     RESULT(runs >= 8 && !overlap && !left, "work", "%u runs, %u overlaps", runs, overlap);
 }
 
-/* ---- Figures ---- */
-static void nothing(struct timer *t) { }
+/* ---- Figures, in TSC ticks: instructions, on a deterministic emulator ---- */
+enum { FIGURES = 1000 };
+static struct timer figure_timer;
+static uint32_t figure_fired;
+
+static void figure_fire(struct timer *t) { atomic_add(&figure_fired, 1u); }
+
+static unsigned ticks_each(void (*fn)(void))
+{
+    uint64_t t0 = rdtsc();
+    for (int i = 0; i < FIGURES; i++)
+        fn();
+    return (unsigned)((rdtsc() - t0) / FIGURES);
+}
+
+static void once_lock(void)
+{
+    static struct spinlock l;
+    spin_lock(&l);
+    spin_unlock(&l);
+}
+
+static void once_mutex(void)
+{
+    mutex_lock(&mutex);
+    mutex_unlock(&mutex);
+}
+
+static void once_clock(void) { clock_ns(); }
+static void once_arm(void) { timer_arm(&figure_timer, clock_ns() + 1000000000); }
+
+static void once_expire(void)
+{
+    uint32_t before = figure_fired;
+    timer_arm(&figure_timer, 0);
+    while (atomic_load(&figure_fired) == before)
+        ;
+}
+
+static void once_wake_self(void) { thread_wake(thread_self()); }
 
 static void figures(void)
 {
-    static struct spinlock l;
-    static struct timer t;
-    enum { N = 1000 };
-    uint64_t t0 = rdtsc();
-    for (int i = 0; i < N; i++) {
-        spin_lock(&l);
-        spin_unlock(&l);
-    }
-    uint64_t t1 = rdtsc();
-    timer_init(&t, nothing);
-    for (int i = 0; i < N; i++)
-        timer_arm(&t, clock_ns() + 1000000000);
-    uint64_t t2 = rdtsc();
-    timer_cancel_sync(&t);
-    log_info("selftest", "RESULT INFO sched.figures: TSC ticks: spin_lock+unlock %u, timer_arm %u", (unsigned)((t1 - t0) / N), (unsigned)((t2 - t1) / N));
+    timer_init(&figure_timer, figure_fire);
+    unsigned lock = ticks_each(once_lock), mtx = ticks_each(once_mutex), clock = ticks_each(once_clock), arm = ticks_each(once_arm);
+    timer_cancel_sync(&figure_timer);
+    unsigned expire = ticks_each(once_expire), wake = ticks_each(once_wake_self);
+    log_info("selftest", "RESULT INFO sched.figures: spin_lock+unlock %u, mutex %u, clock_ns %u, timer_arm %u, arm+interrupt+callback %u, needless wake %u",
+             lock, mtx, clock, arm, expire, wake);
 }
 
 bool sched_selftest(void)
 {
     failures = 0;
+    mutex_init(&mutex);
+    figures();
     test_create();
     test_ping("ping_same", 0, 0);
     test_ping("ping_cross", 0, port_ncpus() - 1);
@@ -536,7 +567,6 @@ bool sched_selftest(void)
     test_weights();
     test_cap();
     test_balance();
-    figures();
     log_info("selftest", "RESULT %s sched: %u failures on %u CPUs", failures ? "FAIL" : "PASS", failures, port_ncpus());
     return !failures;
 }

@@ -22,6 +22,7 @@ struct timer_base {
     struct timer *running;
     uint64_t not_before;                /* pause after a full batch */
     uint64_t first_ns, slice_ns;        /* what timers and scheduler want; ~0: nothing; this CPU only, interrupts off */
+    uint64_t due_ns;                    /* time of the interrupt that raised SOFT_TIMER */
     uint64_t armed_ns;                  /* what the clock event is set to */
 };
 
@@ -51,6 +52,7 @@ static void clock_interrupt(void)
     b->armed_ns = ~0ull;
     if (b->first_ns <= now) {
         b->first_ns = ~0ull;            /* timer_run() looks again */
+        b->due_ns = now;
         softwork_set(SOFT_TIMER);
     }
     if (b->slice_ns <= now) {
@@ -113,30 +115,45 @@ static void first_changed(struct timer_base *b, uint64_t deadline)
     if (b->cpu == cpu_index()) {
         set_first(b, MAX(deadline, b->not_before));
     } else {
+        atomic_store_relaxed(&b->due_ns, clock_ns());
         atomic_or(&percpu_of(b->cpu)->softwork, SOFT_TIMER);
         smp_resched(b->cpu);
     }
 }
 
+/* Locks the queue on which `t` shall be armed, here if possible, with `t` taken off any other.  Preemption is off. */
+static struct timer_base *lock_for_arm(struct timer *t, struct timer_base *here)
+{
+    if (likely(atomic_load(&state(t)->cpu) == here->cpu)) {
+        raw_lock(&here->lock);
+        if (likely(state(t)->cpu == here->cpu))
+            return here;
+        raw_unlock(&here->lock);
+    }
+    struct timer_base *b = lock_base_of(t);
+    preempt_count_sub(1);               /* as raw_lock() above; the caller's own keeps it from zero */
+    if (b == here || b->running == t)
+        return b;
+    take_off(b, t);
+    atomic_store(&state(t)->cpu, (uint32_t)MOVING);
+    raw_unlock(&b->lock);
+    raw_lock(&here->lock);
+    atomic_store(&state(t)->cpu, here->cpu);
+    return here;
+}
+
 void timer_arm(struct timer *t, uint64_t deadline_ns)
 {
     preempt_disable();
-    struct timer_base *b = lock_base_of(t), *here = this_base();
+    struct timer_base *b = lock_for_arm(t, this_base());
     take_off(b, t);
-    if (b != here && b->running != t) {
-        atomic_store(&state(t)->cpu, (uint32_t)MOVING);
-        spin_unlock(&b->lock);
-        b = here;
-        spin_lock(&b->lock);
-        atomic_store(&state(t)->cpu, b->cpu);
-    }
     t->deadline = deadline_ns;
     state(t)->node.key = MIN(deadline_ns, (uint64_t)INT64_MAX);
     state(t)->armed = 1;
     pheap_insert(&b->queue, &state(t)->node);
     if (pheap_first(&b->queue) == &state(t)->node)
         first_changed(b, state(t)->node.key);
-    spin_unlock(&b->lock);
+    raw_unlock(&b->lock);
     preempt_enable();
 }
 
@@ -166,7 +183,7 @@ void timer_cancel_sync(struct timer *t)
 void timer_run(void)
 {
     struct timer_base *b = this_base();
-    uint64_t now = clock_ns();
+    uint64_t now = b->due_ns;           /* what became due since then has its own interrupt */
     unsigned n = 0;
     spin_lock(&b->lock);
     for (struct pheap_node *first; (first = pheap_first(&b->queue)) && first->key <= now && n < BATCH; n++) {
