@@ -227,7 +227,7 @@ static uint32_t fixup(uint32_t s, struct insn *i, uint32_t e, uint8_t modrm)
         i->src_size = i->opsize == 2 ? 2 : 4;
         return O(MOVSXD) | M;
     case 0x90:
-        return i->rep == REP_E ? O(PAUSE) : ext_base(s) ? e : O(NOP);
+        return ext_base(s) ? e : i->rep == REP_E ? O(PAUSE) : O(NOP);
     case 0xc6: case 0xc7:       /* XABORT, XBEGIN */
         return modrm == 0xf8 ? e : 0;
     case 0x0f01:
