@@ -253,7 +253,7 @@ uint32_t lapic_read(struct lapic *l, unsigned off)
         tpr = reg_get(l, LAPIC_TPR), isrv = l->isrv;
         return tpr >> 4 >= isrv >> 4 ? tpr : isrv & 0xf0;
     case LAPIC_TIMER_CURRENT:
-        return lapic_timer_current(l);
+        return lapic_timer_left(l);
     default:
         return reg_get(l, off);
     }

@@ -46,7 +46,7 @@ void lapic_timer_stop(struct lapic *);
 void lapic_timer_set_count(struct lapic *, uint32_t count);
 void lapic_timer_set_divide(struct lapic *, uint32_t dcr);
 void lapic_timer_set_lvt(struct lapic *, uint32_t lvt);
-uint32_t lapic_timer_current(struct lapic *);
+uint32_t lapic_timer_left(struct lapic *);
 void lapic_timer_set_tsc(struct lapic *, uint64_t tsc);
 uint64_t lapic_timer_tsc(struct lapic *);
 void lapic_timer_loaded(struct lapic *);

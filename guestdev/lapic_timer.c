@@ -72,7 +72,7 @@ void lapic_timer_set_count(struct lapic *l, uint32_t count)
     start(l, vmclock_now(l->c.clock) + ns, mode == LVT_TIMER_PERIODIC ? ns : 0);
 }
 
-uint32_t lapic_timer_current(struct lapic *l)
+uint32_t lapic_timer_left(struct lapic *l)
 {
     uint64_t d = atomic_load(&l->deadline), period = l->period, now = vmclock_now(l->c.clock);
     if (!d || timer_mode(l) == LVT_TIMER_DEADLINE)
@@ -90,7 +90,7 @@ uint32_t lapic_timer_current(struct lapic *l)
 /* A running timer goes on from its present count at the new rate. */
 void lapic_timer_set_divide(struct lapic *l, uint32_t dcr)
 {
-    uint32_t left = lapic_timer_current(l);
+    uint32_t left = lapic_timer_left(l);
     bool running = atomic_load(&l->deadline) && timer_mode(l) != LVT_TIMER_DEADLINE;
     reg_set(l, LAPIC_TIMER_DIVIDE, dcr);
     if (running)
