@@ -175,9 +175,9 @@ __attribute__((noreturn)) void kernel_main(uint32_t kind, uint64_t info_pa)
     percpu_init_boot();
     time_set_base();
     log_init();
-    cpu_detect();
     trap_init();
     trap_init_cpu(this_cpu());
+    cpu_detect();               /* reads MSRs that some CPUs lack: after the exception table works */
     early_uart_init();
     read_bootinfo(kind, info_pa);
     if (!cpu_init(err, sizeof(err)))
