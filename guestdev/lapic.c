@@ -225,7 +225,7 @@ static void eoi_level(struct lapic *l, uint8_t vector)
         l->fabric->ioapic.eoi(l->fabric->ioapic.arg, vector);
 }
 
-void lapic_eoi(struct lapic *l)
+void lapic_write_eoi(struct lapic *l)
 {
     uint8_t vector = l->isrv;
     if (!vector)
@@ -300,7 +300,7 @@ void lapic_write(struct lapic *l, unsigned off, uint32_t val)
         reg_set(l, off, val & 0xff);
         break;
     case LAPIC_EOI:
-        lapic_eoi(l);
+        lapic_write_eoi(l);
         break;
     case LAPIC_LDR:
         reg_set(l, off, val & 0xff000000);

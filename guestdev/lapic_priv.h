@@ -39,7 +39,7 @@ uint32_t lapic_read(struct lapic *, unsigned off);
 void lapic_write(struct lapic *, unsigned off, uint32_t val);
 void lapic_set_derived_ids(struct lapic *);
 void lapic_reset_registers(struct lapic *);
-void lapic_eoi(struct lapic *);
+void lapic_write_eoi(struct lapic *);
 
 void lapic_timer_init(struct lapic *);
 void lapic_timer_stop(struct lapic *);
