@@ -47,7 +47,7 @@ static void set_bit_to(uint32_t *word, uint32_t bit, bool on)
 void lapic_accept_fixed(struct lapic *l, uint8_t vector, bool level)
 {
     if (unlikely(vector < 16)) {
-        lapic_error(l, LAPIC_ESR_RECV_ILLEGAL);
+        lapic_raise_error(l, LAPIC_ESR_RECV_ILLEGAL);
         return;
     }
     uint32_t bit = BIT(vector & 31), word = vector >> 5;
@@ -60,7 +60,7 @@ void lapic_accept_fixed(struct lapic *l, uint8_t vector, bool level)
     l->c.wires.irq(l->c.wires.vcpu);
 }
 
-void lapic_error(struct lapic *l, uint32_t bit)
+void lapic_raise_error(struct lapic *l, uint32_t bit)
 {
     uint32_t lvt = reg_get(l, LAPIC_LVT_ERROR);
     if (atomic_or(&l->esr, bit) & bit)
@@ -288,7 +288,7 @@ static void write_icr(struct lapic *l, uint32_t val)
     uint64_t dest = reg_get(l, LAPIC_ICR_HI) >> 24;
     reg_set(l, LAPIC_ICR, val & ~(uint32_t)ICR_BUSY);
     if ((delivery == APIC_FIXED || delivery == APIC_LOWEST) && (val & 0xff) < 16)
-        lapic_error(l, LAPIC_ESR_SEND_ILLEGAL);
+        lapic_raise_error(l, LAPIC_ESR_SEND_ILLEGAL);
     else
         apic_send_ipi(l->fabric, l, val, dest, false);
 }
@@ -348,7 +348,7 @@ static int lapic_mmio(void *apic, uint32_t off, bool write, uint32_t *val)
     } else {
         /* A read of EOI, a write of a read-only register: no error, no effect. */
         if (!(reg & (READABLE | WRITABLE)))
-            lapic_error(l, LAPIC_ESR_ILLEGAL_REG);
+            lapic_raise_error(l, LAPIC_ESR_ILLEGAL_REG);
         *val = write ? *val : 0;
     }
     return 0;

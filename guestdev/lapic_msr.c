@@ -47,7 +47,7 @@ static void write_icr64(struct lapic *l, uint64_t val)
     reg_set(l, LAPIC_ICR, icr);
     reg_set(l, LAPIC_ICR + 4, val >> 32);
     if ((delivery == APIC_FIXED || delivery == APIC_LOWEST) && (icr & 0xff) < 16)
-        lapic_error(l, LAPIC_ESR_SEND_ILLEGAL);
+        lapic_raise_error(l, LAPIC_ESR_SEND_ILLEGAL);
     else
         apic_send_ipi(l->fabric, l, icr, val >> 32, true);
 }
@@ -55,7 +55,7 @@ static void write_icr64(struct lapic *l, uint64_t val)
 static void self_ipi(struct lapic *l, uint8_t vector)
 {
     if (vector < 16)
-        lapic_error(l, LAPIC_ESR_SEND_ILLEGAL);
+        lapic_raise_error(l, LAPIC_ESR_SEND_ILLEGAL);
     else
         lapic_deliver(l, APIC_FIXED, vector, false);
 }

@@ -32,7 +32,7 @@ static inline bool x2apic_mode(const struct lapic *l) { return l->base & APIC_BA
 
 /* IRR ← vector, with its trigger mode; a vector below 16 becomes a receive error. */
 void lapic_accept_fixed(struct lapic *, uint8_t vector, bool level);
-void lapic_error(struct lapic *, uint32_t esr_bit);
+void lapic_raise_error(struct lapic *, uint32_t esr_bit);
 void lapic_deliver_lvt(struct lapic *, unsigned lvt_off);
 /* Registers after their address and reserved bits were checked.  off: xAPIC offset. */
 uint32_t lapic_read(struct lapic *, unsigned off);
