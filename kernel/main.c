@@ -7,6 +7,8 @@
 #include "kernel/lib/log.h"
 #include "kernel/mm/page.h"
 #include "kernel/sched/sched.h"
+#include "kernel/sched/selftest.h"
+#include "kernel/sched/torture.h"
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/early.h"
 #include "kernel/x86/ioapic.h"
@@ -165,7 +167,12 @@ static void platform_init(void)
 /* The first thread: everything that may sleep. */
 static void init_thread(void *arg)
 {
+    char v[16];
     log_start_thread();
+    if (bootinfo_option(&boot, "torture", v, sizeof(v)))
+        torture_rate = (unsigned)atoi(v);
+    if (bootinfo_option(&boot, "selftest", v, sizeof(v)) && !strcmp(v, "sched"))
+        sched_selftest();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
 }
 

@@ -677,7 +677,6 @@ void sched_start_cpu(void)
     irq_disable();
     rq->curr_since = clock_ns();
     rq->started = true;
-    preempt_count_sub(1);               /* the boot flow had preemption off: percpu.c */
     softwork_set(SOFT_RESCHED);         /* what was queued before */
     sched_irq_exit();
     irq_enable();
