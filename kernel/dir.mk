@@ -1,1 +1,2 @@
 core += kernel/main.c
+core += kernel/virt.c

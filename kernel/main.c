@@ -9,6 +9,7 @@
 #include "kernel/sched/sched.h"
 #include "kernel/sched/selftest.h"
 #include "kernel/sched/torture.h"
+#include "kernel/virt.h"
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/early.h"
 #include "kernel/x86/ioapic.h"
@@ -173,6 +174,7 @@ static void init_thread(void *arg)
         torture_rate = (unsigned)atoi(v);
     if (bootinfo_option(&boot, "selftest", v, sizeof(v)) && !strcmp(v, "sched"))
         sched_selftest();
+    virt_init();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
 }
 
