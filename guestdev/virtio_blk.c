@@ -13,6 +13,7 @@ struct vblk_req {
     uint8_t queue, slot;
     bool reads;                         /* the disk writes guest memory */
     struct vchain chain;
+    struct list more_link;
     uint8_t *status;                    /* pinned last byte of the chain */
     struct iov status_pin;
     uint64_t start;                     /* byte on the disk */
@@ -30,6 +31,9 @@ struct virtio_blk {
     struct virtio_blk_config cfg;
     uint64_t free;                      /* bit per context; atomic */
     uint32_t stalled;                   /* bit per queue that found no free context; atomic */
+    struct work work;                   /* what a completion, which may not sleep, leaves to a thread */
+    struct spinlock more_lock;
+    struct list more;                   /* requests with pieces left, by more_link */
     uint16_t nreissue;                  /* heads that were in flight when the VM was saved */
     struct { uint16_t queue, head; } reissue[VIRTIO_BLK_REQS];
     char *ctx;                          /* layers' contexts, blk->limits.ctx_size each */
@@ -54,13 +58,11 @@ static void req_put(struct vblk_req *r)
     atomic_or(&r->dev->free, BIT(r->slot));
 }
 
-/* A context came free: go on with the queues that ran dry. */
+/* Contexts came free: once it is worth a thread, go on with the queues that ran dry. */
 static void unstall(struct virtio_blk *d)
 {
-    if (likely(!atomic_load(&d->stalled)))
-        return;
-    for (uint32_t m = atomic_xchg(&d->stalled, 0); m; m &= m - 1)
-        virtio_kick(&d->v, (unsigned)__builtin_ctz(m));
+    if (unlikely(atomic_load(&d->stalled)) && __builtin_popcountll(atomic_load(&d->free)) >= VIRTIO_BLK_REQS / 2)
+        work_queue(&d->work);
 }
 
 /* ---- Completion ---- */
@@ -93,7 +95,14 @@ static uint8_t status_of(int err)
     return !err ? VIRTIO_BLK_S_OK : err == -ENOTSUP ? VIRTIO_BLK_S_UNSUPP : VIRTIO_BLK_S_IOERR;
 }
 
-static void submit_piece(struct vblk_req *r);
+static void continue_later(struct vblk_req *r)
+{
+    struct virtio_blk *d = r->dev;
+    spin_lock(&d->more_lock);
+    list_append(&d->more, &r->more_link);
+    spin_unlock(&d->more_lock);
+    work_queue(&d->work);
+}
 
 static void rw_done(struct blk_req *b)
 {
@@ -102,7 +111,7 @@ static void rw_done(struct blk_req *b)
     if (likely(!b->err)) {
         r->pos += (uint32_t)b->len;
         if (unlikely(r->pos < r->len)) {
-            submit_piece(r);
+            continue_later(r);
             return;
         }
     }
@@ -292,6 +301,21 @@ static void vblk_run(struct virtio *v, unsigned q)
     } while (virtio_is_live(v) && virtq_rearm(vq));
 }
 
+/* Thread context: the rest of large requests, and queues that had run out of contexts. */
+static void vblk_work(struct work *w)
+{
+    struct virtio_blk *d = container_of(w, struct virtio_blk, work);
+    struct list more, *n;
+    list_init(&more);
+    spin_lock(&d->more_lock);
+    list_splice(&more, &d->more);
+    spin_unlock(&d->more_lock);
+    while ((n = list_pop(&more)))
+        submit_piece(list_entry(n, struct vblk_req, more_link));
+    for (uint32_t m = atomic_xchg(&d->stalled, 0); m; m &= m - 1)
+        virtio_kick(&d->v, (unsigned)__builtin_ctz(m));
+}
+
 /* ---- Life ---- */
 
 static void vblk_reset(struct virtio *v)
@@ -374,6 +398,7 @@ static void init_requests(struct virtio_blk *d)
         r->chain.max = CHAIN_SEGS;
         r->blk.ctx = ctx ? d->ctx + i * ctx : NULL;
         list_init(&r->blk.link);
+        list_init(&r->more_link);
     }
 }
 
@@ -383,6 +408,8 @@ int virtio_blk_create(const struct virtio_blk_config_args *a, struct virtio_blk 
     if (!d)
         return -ENOMEM;
     d->blk = a->blk;
+    work_init(&d->work, vblk_work);
+    list_init(&d->more);
     d->read_only = a->read_only || a->blk->limits.read_only;
     memcpy(d->serial, a->serial, strnlen(a->serial, VIRTIO_BLK_ID_BYTES));
     size_t ctx = ALIGN_UP((size_t)a->blk->limits.ctx_size, 16);
@@ -413,6 +440,7 @@ static void ops_destroy(void *dev)
 {
     struct virtio_blk *d = dev;
     virtio_fini(&d->v);
+    work_flush(&d->work);
     kfree(d->ctx);
     kfree(d);
 }
