@@ -48,14 +48,16 @@ static void feed_guest(struct attach *a)
 /* Terminal to guest.  A guest that reads slowly slows the typist; one that does not read loses what does not fit, so that Ctrl-] always works. */
 static bool take_input(struct attach *a)
 {
-    uint8_t some[64];
-    if (sizeof a->pending - a->npending < sizeof some && clock_ns() - a->took_at < PATIENCE)
-        return false;
-    size_t n = session_read(a->s, some, sizeof some);
-    for (size_t i = 0; i < n && !a->leave; i++) {
-        a->leave = some[i] == LEAVE;
+    uint8_t key;
+    unsigned n = 0;
+    for (; n < 256 && !a->leave; n++) {
+        if (a->npending == sizeof a->pending && clock_ns() - a->took_at < PATIENCE)
+            break;
+        if (!session_read(a->s, &key, 1))
+            break;
+        a->leave = key == LEAVE;
         if (!a->leave && !a->read_only && a->npending < sizeof a->pending)
-            a->pending[a->npending++] = some[i];
+            a->pending[a->npending++] = key;
     }
     return n != 0;
 }

@@ -320,7 +320,8 @@ static int stop_everything(struct call *c)
     struct fail f;
     struct guest **all = guest_all(&n, &f);
     if (n && still_running(all, n) && !call_has(c, "now")) {
-        call_note(c, "shutting down %u VMs", still_running(all, n));
+        unsigned running = still_running(all, n);
+        call_note(c, "shutting down %u VM%s", running, running == 1 ? "" : "s");
         shut_down(c, all, n, call_num(c, "timeout", 10000000000ull));
     }
     bool stay = c->s->interrupted;

@@ -233,17 +233,27 @@ static int each_vm(struct call *c, int (*fn)(struct call *, struct guest *))
     return first.code;
 }
 
+/* Before anybody is asked. */
+static int can_remove(const char *name, struct fail *f)
+{
+    struct guest_status st;
+    struct guest *g = guest_find(name, f);
+    if (!g)
+        return f->code;
+    guest_status(g, &st);
+    guest_put(g);
+    if (st.state <= GUEST_CRASHED)
+        return EX_DONE;
+    fail_set(f, EX_STATE, "VM \"%s\" is %s", name, guest_state_names[st.state]);
+    fail_hint(f, "vm stop %s shuts it down, vm kill %s powers it off", name, name);
+    return f->code;
+}
+
 int cmd_vm_rm(struct call *c)
 {
-    struct fail f;
-    for (unsigned i = 0; i < c->nargs; i++) {
-        struct guest *g = guest_find(c->args[i], &f);
-        if (!g) {
-            c->fail = f;
-            return f.code;
-        }
-        guest_put(g);
-    }
+    for (unsigned i = 0; i < c->nargs; i++)
+        if (can_remove(c->args[i], &c->fail))
+            return c->fail.code;
     if (!call_ask(c, c->nargs > 1 ? "Remove VM \"%s\" and %u more with their logs?" : "Remove VM \"%s\" with its log?", c->args[0], c->nargs - 1))
         return c->fail.code;
     action_begin(c);

@@ -70,11 +70,23 @@ static void offer_value(struct choices *ch, const struct flag_spec *f)
     }
 }
 
-static void offer_flags(struct choices *ch, const struct cmd *cmd)
+static bool given(const struct cmd *cmd, const char *name, char *const *w, unsigned n)
+{
+    struct flag_spec f;
+    struct fail fail;
+    for (unsigned i = 0; i < n; i++)
+        if (w[i][0] == '-' && w[i][1] && cmd_find_flag(cmd, w[i], &f, &fail) && !strcmp(f.name, name))
+            return true;
+    return false;
+}
+
+static void offer_flags(struct choices *ch, const struct cmd *cmd, char *const *w, unsigned n)
 {
     struct flag_spec f;
     char word[60];
     for (unsigned i = 0; cmd_flag(cmd, i, &f); i++) {
+        if (!f.repeat && given(cmd, f.name, w, n - 1))
+            continue;
         snprintf(word, sizeof word, "--%s", f.name);
         offer(ch, word, f.help);
     }
@@ -122,7 +134,7 @@ static void offer_words(struct choices *ch, const struct cmd *cmd, char *const *
             rep_str(ch->list, a->name), rep_str(ch->list, "a word of your choice");
     }
     if (flags && (ch->prefix[0] == '-' || ch->list || !a->kind || (a->many && nargs)))
-        offer_flags(ch, cmd);
+        offer_flags(ch, cmd, w, n);
 }
 
 /* --flag=val: the part behind = is completed. */

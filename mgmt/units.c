@@ -62,11 +62,14 @@ bool parse_size(const char *s, uint64_t *bytes)
 {
     static const char units[] = "KMGTPE";
     uint64_t milli;
+    if (parse_uint(s, bytes))
+        return true;
     const char *u = parse_milli(s, &milli);
-    if (!u)
+    if (!u || !*u)
         return false;
-    if (!*u || !strcmp(u, "B"))
-        return parse_uint(s, bytes) || (*u && milli % 1000 == 0 && (*bytes = milli / 1000, true));
+    *bytes = milli / 1000;
+    if (!strcmp(u, "B"))
+        return milli % 1000 == 0;
     const char *k = strchr(units, *u & ~0x20);
     if (!k || (u[1] && strcmp(u + 1, "B") && strcmp(u + 1, "iB") && strcmp(u + 1, "ib")))
         return false;
