@@ -2,6 +2,7 @@
  * The paravirtual clock that Linux and the BSDs know as kvmclock: the guest reads time from its TSC and a small page.  Linux Documentation/virt/kvm/x86/msr.rst,
  * MSR_KVM_SYSTEM_TIME_NEW and MSR_KVM_WALL_CLOCK_NEW.
  */
+#include "kernel/lib/muldiv.h"
 #include "kernel/vmm/vcpu.h"
 
 enum { PVCLOCK_TSC_STABLE = 1 };
@@ -26,7 +27,7 @@ static void tsc_scale(uint64_t hz, uint32_t *mul, int8_t *shift)
     while (base <= target && s < 31)
         base <<= 1, s++;
     /* now base in (1e9, 2e9]: the quotient fits in 32 bits */
-    *mul = (uint32_t)(((unsigned __int128)target << 32) / base);
+    *mul = (uint32_t)mul_div(target, 1ull << 32, base);
     *shift = (int8_t)s;
 }
 

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernel/lib/muldiv.h"
 #include "kernel/vmm/policy.h"
 #include "kernel/vmm/snap.h"
 #include "kernel/vmm/vcpu.h"
@@ -12,7 +13,7 @@
 const struct hv_ops *hv;
 char hv_why[256];
 
-enum { MIB = 1 << 20 };
+enum { MIB = 1 << 20, NS_PER_S = 1000000000 };
 
 static void carry_out(struct work *);
 static void end_threads(struct vm *);
@@ -168,8 +169,8 @@ static uint64_t wire_tsc_to_ns(void *vcpu, uint64_t guest_tsc)
     preempt_enable();
     if (guest_tsc <= now)
         return ns;
-    unsigned __int128 delta = (unsigned __int128)(guest_tsc - now) * 1000000000u / vmm_host.tsc_hz;
-    return delta > UINT64_MAX - ns ? UINT64_MAX : ns + (uint64_t)delta;
+    uint64_t delta = mul_div(guest_tsc - now, NS_PER_S, vmm_host.tsc_hz);
+    return delta > UINT64_MAX - ns ? UINT64_MAX : ns + delta;
 }
 
 void vm_get_wires(struct vm *vm, unsigned i, struct vcpu_wires *w)
@@ -496,7 +497,7 @@ bool vm_wait(struct vm *vm, uint64_t deadline_ns)
 
 static uint64_t ticks_to_ns(uint64_t ticks)
 {
-    return vmm_host.tsc_hz ? (uint64_t)((unsigned __int128)ticks * 1000000000u / vmm_host.tsc_hz) : 0;
+    return vmm_host.tsc_hz ? mul_div(ticks, NS_PER_S, vmm_host.tsc_hz) : 0;
 }
 
 void vm_vcpu_stats(struct vm *vm, unsigned i, struct vcpu_stats *s)
