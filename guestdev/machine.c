@@ -10,9 +10,16 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "guestdev/acpi_tables.h"
+#include "guestdev/ioapic.h"
+#include "guestdev/lapic.h"
 #include "guestdev/load.h"
 #include "guestdev/pcihost.h"
+#include "guestdev/pic.h"
+#include "guestdev/pit.h"
+#include "guestdev/uart.h"
 #include "guestdev/virtio_blk.h"
+#include "kernel/hw/msr.h"
 #include "kernel/lib/log.h"
 #include "kernel/lib/port.h"
 #include "kernel/vmm/vcpu.h"
@@ -20,10 +27,17 @@
 #define PCI_HOLE        0xc0000000ull
 #define PCI_HOLE_END    0xfec00000ull
 #define MMIO64_BYTES    (64ull << 30)
+#define LAPIC_BASE      0xfee00000ull
+#define IOAPIC_BASE     0xfec00000ull
 #define PM_BASE         0x600
+#define RESET_PORT      0xcf9
 #define DEBUG_EXIT_PORT 0xf4
 
+enum { SCI_IRQ = 9, FIRST_PCI_GSI = 16 };
 enum { MAX_DEVS = VM_MAX_VCPUS + MACHINE_MAX_DISKS + 24, SLOT_CONSOLE = 1, SLOT_RNG = 2, SLOT_DISKS = 3 };
+
+/* Where a register page of local APICs is on the bus: all at the same address, unless a guest moves some. */
+struct apic_window { struct machine *m; uint64_t base; unsigned users; };
 
 struct machine {
     struct machine_config cfg;
@@ -31,7 +45,15 @@ struct machine {
     struct gdev dev[MAX_DEVS];
     unsigned ndevs;
     enum gdev_reset next_reset;
+    /* What wires lead to. */
+    struct apic_fabric fabric;
+    struct lapic *lapic[VM_MAX_VCPUS];
+    struct ioapic *ioapic;
+    struct pic *pic;
     struct pcihost *pci;
+    struct mutex apic_lock;             /* guards the windows */
+    struct apic_window window[VM_MAX_VCPUS];
+    uint64_t apic_base[VM_MAX_VCPUS];
 };
 
 static int fail(char *err, size_t errlen, int e, const char *what)
@@ -46,7 +68,81 @@ static void add(struct machine *m, const struct gdev_ops *ops, void *dev)
     m->dev[m->ndevs++] = (struct gdev){ ops, dev };
 }
 
+static int claim(struct bus *bus, uint64_t base, uint64_t len, io_fn *fn, void *dev, const char *name)
+{
+    return bus_add(bus, base, len, fn, dev, name, 0);
+}
+
 /* ---- Wires ---- */
+
+/* An ISA interrupt reaches both controllers; the timer's is on IOAPIC pin 2. */
+static void isa_irq(void *arg, unsigned irq, bool level)
+{
+    struct machine *m = arg;
+    pic_irq(m->pic, irq, level);
+    ioapic_pin(m->ioapic, irq ? irq : 2, level);
+}
+
+static struct irqline isa_line(struct machine *m, unsigned irq)
+{
+    return (struct irqline){ isa_irq, m, irq };
+}
+
+/* The 8259's output goes to LINT0 of every CPU. */
+static void pic_output(void *arg, unsigned pin, bool level)
+{
+    struct machine *m = arg;
+    for (unsigned i = 0; i < m->cfg.vm.ncpus; i++)
+        lapic_lint(m->lapic[i], 0, level);
+}
+
+static int lapic_window_io(void *dev, struct io *io)
+{
+    const struct apic_window *w = dev;
+    unsigned cpu = io->cpu ? io->cpu->index : 0;
+    return w->m->apic_base[cpu] == w->base ? lapic_io(w->m->lapic[cpu], io) : -ENODEV;
+}
+
+static struct apic_window *window_at(struct machine *m, uint64_t base)
+{
+    for (unsigned i = 0; i < VM_MAX_VCPUS; i++)
+        if (m->window[i].users && m->window[i].base == base)
+            return &m->window[i];
+    return NULL;
+}
+
+static void window_join(struct machine *m, uint64_t base)
+{
+    struct apic_window *w = window_at(m, base);
+    for (unsigned i = 0; !w && i < VM_MAX_VCPUS; i++)
+        if (!m->window[i].users)
+            w = &m->window[i];
+    if (!w->users++) {
+        *w = (struct apic_window){ m, base, 1 };
+        claim(vm_mmio(m->vm), base, PAGE_SIZE, lapic_window_io, w, "local APIC");      /* on top of another device: that one stays */
+    }
+}
+
+static void window_leave(struct machine *m, uint64_t base)
+{
+    struct apic_window *w = window_at(m, base);
+    if (w && !--w->users)
+        bus_remove(vm_mmio(m->vm), base, w);
+}
+
+/* base 0: disabled, or in x2APIC mode. */
+static void lapic_moved(void *arg, uint32_t id, uint64_t base)
+{
+    struct machine *m = arg;
+    mutex_lock(&m->apic_lock);
+    uint64_t old = m->apic_base[id];
+    if (old && old != base)
+        window_leave(m, old);
+    m->apic_base[id] = base;
+    if (base && old != base)
+        window_join(m, base);
+    mutex_unlock(&m->apic_lock);
+}
 
 static void on_debug_exit(void *arg, unsigned code)
 {
@@ -87,10 +183,85 @@ static struct pci_windows windows(uint64_t ram)
     return (struct pci_windows){ .mem32 = PCI_HOLE, .mem32_end = PCI_HOLE_END, .mem64 = base, .mem64_end = end, .io = 0x1000, .io_end = 0x10000 };
 }
 
+static int add_lapics(struct machine *m)
+{
+    apic_fabric_init(&m->fabric);
+    for (unsigned i = 0; i < m->cfg.vm.ncpus; i++) {
+        struct lapic_config c = {
+            .apic_id = i, .bsp = i == 0, .x2apic = true, .tsc_deadline = true, .phys_bits = vmm_host.phys_bits, .clock = vm_clock(m->vm),
+            .moved = lapic_moved, .moved_arg = m,
+        };
+        struct vcpu_irqchip chip;
+        vm_get_wires(m->vm, i, &c.wires);
+        m->lapic[i] = lapic_create(&c, &m->fabric);
+        if (!m->lapic[i])
+            return -ENOMEM;
+        add(m, &lapic_ops, m->lapic[i]);
+        lapic_irqchip(m->lapic[i], &chip);
+        vm_set_irqchip(m->vm, i, &chip);
+        lapic_moved(m, i, LAPIC_BASE);
+    }
+    return 0;
+}
+
+static int add_ioapic(struct machine *m)
+{
+    m->ioapic = ioapic_create((struct apic_wire){ apic_send, &m->fabric }, 0xffu << FIRST_PCI_GSI);
+    if (!m->ioapic)
+        return -ENOMEM;
+    add(m, &ioapic_ops, m->ioapic);
+    m->fabric.ioapic.eoi = ioapic_eoi;
+    m->fabric.ioapic.arg = m->ioapic;
+    return claim(vm_mmio(m->vm), IOAPIC_BASE, PAGE_SIZE, ioapic_io, m->ioapic, "IOAPIC");
+}
+
+static int add_pic(struct machine *m)
+{
+    m->pic = pic_create((struct irqline){ pic_output, m, 0 });
+    if (!m->pic)
+        return -ENOMEM;
+    add(m, &pic_ops, m->pic);
+    m->fabric.pic.pending = pic_pending;
+    m->fabric.pic.intack = pic_intack;
+    m->fabric.pic.arg = m->pic;
+    int e = claim(vm_ports(m->vm), 0x20, 2, pic_master_io, m->pic, "PIC");
+    e = e ? e : claim(vm_ports(m->vm), 0xa0, 2, pic_slave_io, m->pic, "PIC");
+    return e ? e : claim(vm_ports(m->vm), 0x4d0, 2, pic_elcr_io, m->pic, "PIC ELCR");
+}
+
+static int add_pit(struct machine *m)
+{
+    struct pit *pit = pit_create(vm_clock(m->vm), isa_line(m, 0));
+    if (!pit)
+        return -ENOMEM;
+    add(m, &pit_ops, pit);
+    int e = claim(vm_ports(m->vm), 0x40, 4, pit_io, pit, "PIT");
+    return e ? e : claim(vm_ports(m->vm), 0x61, 1, pit_port61_io, pit, "port 61h");
+}
+
+static int add_uart(struct machine *m, unsigned port, unsigned irq, struct chan *chan, const char *name)
+{
+    struct uart *uart = uart_create(vm_clock(m->vm), isa_line(m, irq), chan);
+    if (!uart)
+        return -ENOMEM;
+    add(m, &uart_ops, uart);
+    return claim(vm_ports(m->vm), port, 8, uart_io, uart, name);
+}
+
+static int add_uarts(struct machine *m)
+{
+    int e = add_uart(m, 0x3f8, 4, m->cfg.com1, "COM1");
+    return e ? e : add_uart(m, 0x2f8, 3, m->cfg.com2, "COM2");
+}
+
 static int add_pci(struct machine *m)
 {
-    struct pci_wires wires = { .mem = vm_mmio(m->vm), .io = vm_ports(m->vm) };
+    struct pci_wires wires = { .mem = vm_mmio(m->vm), .io = vm_ports(m->vm), .msi = { apic_msi, &m->fabric } };
     struct pci_windows win = windows(m->cfg.vm.ram);
+    for (unsigned i = 0; i < 8; i++)
+        wires.gsi[i] = (struct irqline){ ioapic_pin, m->ioapic, FIRST_PCI_GSI + i };
+    for (unsigned i = 0; i < 16; i++)
+        wires.pic[i] = (struct irqline){ pic_irq, m->pic, i };
     int e = pcihost_create(&wires, &win, PM_BASE, &m->pci);
     if (!e)
         add(m, &pcihost_ops, m->pci);
@@ -121,6 +292,11 @@ static int add_debug_exit(struct machine *m)
 
 static const struct { const char *name; int (*build)(struct machine *); } parts[] = {
     { "memory", add_ram },
+    { "local APIC", add_lapics },
+    { "IOAPIC", add_ioapic },
+    { "PIC", add_pic },
+    { "PIT", add_pit },
+    { "serial port", add_uarts },
     { "PCI host bridge", add_pci },
     { "disk", add_disks },
     { "debug exit port", add_debug_exit },
@@ -128,11 +304,26 @@ static const struct { const char *name; int (*build)(struct machine *); } parts[
 
 /* ---- Reset, pause, stop: called with every vCPU stopped ---- */
 
+static int write_tables(struct machine *m)
+{
+    const struct pci_windows win = windows(m->cfg.vm.ram);
+    const struct acpi_platform p = {
+        .ncpus = m->cfg.vm.ncpus, .mem64 = win.mem64, .mem64_len = win.mem64_end - win.mem64, .sci_irq = SCI_IRQ, .pm1_evt = PM_BASE,
+        .pm1_cnt = PM_BASE + 4, .pm_tmr = PM_BASE + 8, .reset_port = RESET_PORT, .reset_value = 6, .hpet = m->cfg.hpet,
+    };
+    uint8_t *buf = kmalloc(ACPI_TABLES_MAX);
+    int n = buf ? acpi_tables_build(&p, BIOS_AREA, buf, ACPI_TABLES_MAX) : -ENOMEM;
+    int e = n < 0 ? n : gmem_write(vm_gmem(m->vm), BIOS_AREA, buf, (size_t)n);
+    kfree(buf);
+    return e;
+}
+
 static int load(struct machine *m, bool check_only, char *err, size_t errlen)
 {
     struct load l = {
         .gmem = vm_gmem(m->vm), .kernel = m->cfg.kernel.data, .kernel_len = m->cfg.kernel.len, .initrd = m->cfg.initrd.data,
-        .initrd_len = m->cfg.initrd.len, .cmdline = m->cfg.cmdline, .ram = m->cfg.vm.ram, .check_only = check_only, .err = err, .errlen = errlen,
+        .initrd_len = m->cfg.initrd.len, .cmdline = m->cfg.cmdline, .ram = m->cfg.vm.ram, .rsdp = BIOS_AREA, .check_only = check_only,
+        .err = err, .errlen = errlen,
     };
     int e = load_kernel(&l);
     if (!e && !check_only)
@@ -140,17 +331,44 @@ static int load(struct machine *m, bool check_only, char *err, size_t errlen)
     return e;
 }
 
-/* After the devices' reset the work of firmware: interrupt routing, BARs, tables, kernel. */
+static void port_out(struct machine *m, unsigned port, uint8_t val)
+{
+    struct io io = { .size = 1, .write = true, .data = val };
+    bus_access(vm_ports(m->vm), 0, port, &io);
+}
+
+/* What firmware leaves behind: interrupt routing, BARs, tables, and the kernel in memory. */
+static void firmware(struct machine *m)
+{
+    char err[160] = "no host memory for the ACPI tables";
+    lapic_virtual_wire(m->lapic[0]);
+    port_out(m, 0x4d1, 1 << (SCI_IRQ - 8) | 1 << (10 - 8) | 1 << (11 - 8));     /* SCI and PIRQs are levels */
+    pcihost_firmware(m->pci);
+    if (write_tables(m) || load(m, false, err, sizeof err))
+        vm_request_stop(m->vm, STOP_CRASH, 0, err);
+}
+
+/* After reset or load the register pages are where IA32_APIC_BASE says. */
+static void sync_apic_windows(struct machine *m)
+{
+    for (unsigned i = 0; i < m->cfg.vm.ncpus; i++) {
+        struct vcpu_irqchip chip;
+        uint64_t base = 0;
+        lapic_irqchip(m->lapic[i], &chip);
+        chip.msr_read(chip.apic, MSR_APIC_BASE, &base);
+        bool page = (base & (APIC_BASE_ENABLE | APIC_BASE_X2APIC)) == APIC_BASE_ENABLE;
+        lapic_moved(m, i, page ? base & APIC_BASE_ADDR : 0);
+    }
+}
+
 static void on_reset(void *arg)
 {
     struct machine *m = arg;
-    char err[160];
     for (unsigned i = 0; i < m->ndevs; i++)
         m->dev[i].ops->reset(m->dev[i].dev, m->next_reset);
+    sync_apic_windows(m);
     m->next_reset = GDEV_RESET;
-    pcihost_firmware(m->pci);
-    if (load(m, false, err, sizeof err))
-        vm_request_stop(m->vm, STOP_CRASH, 0, err);
+    firmware(m);
 }
 
 static void on_drain(void *arg)
@@ -207,6 +425,7 @@ int machine_create(const struct machine_config *cfg, struct machine **out, char 
         return fail(err, errlen, -ENOMEM, cfg->vm.name);
     m->cfg = *cfg;
     m->cfg.cmdline[sizeof m->cfg.cmdline - 1] = 0;
+    mutex_init(&m->apic_lock);
     int e = vm_create(&cfg->vm, &m->vm, err, errlen);
     if (!e)
         e = build(m, err, errlen);
@@ -255,6 +474,7 @@ int machine_load(struct machine *m, const void *buf, size_t len)
     int e = vm_snap(m->vm, &s);
     for (unsigned i = 0; !e && i < m->ndevs; i++)
         e = m->dev[i].ops->snap(m->dev[i].dev, &s);
+    sync_apic_windows(m);
     return e;
 }
 
