@@ -1,2 +1,3 @@
 core += kernel/main.c
+core += kernel/host.c
 core += kernel/virt.c

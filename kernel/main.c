@@ -1,9 +1,12 @@
 /* Composition root: how the machine comes up, top to bottom. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include "boot/boot.h"
 #include "boot/bootinfo.h"
+#include "drivers/uart16550.h"
 #include "kernel/console/console.h"
+#include "kernel/host_boot.h"
 #include "kernel/lib/log.h"
 #include "kernel/mm/page.h"
 #include "kernel/sched/sched.h"
@@ -11,17 +14,19 @@
 #include "kernel/sched/torture.h"
 #include "kernel/virt.h"
 #include "kernel/x86/cpu.h"
-#include "kernel/x86/early.h"
 #include "kernel/x86/ioapic.h"
 #include "kernel/x86/irq.h"
 #include "kernel/x86/lapic.h"
+#include "kernel/x86/mitigations.h"
 #include "kernel/x86/panic.h"
 #include "kernel/x86/power.h"
+#include "kernel/x86/random.h"
 #include "kernel/x86/smp.h"
 #include "kernel/x86/time.h"
 #include "kernel/x86/time_internal.h"
 #include "kernel/x86/vmap.h"
 #include "kernel/x86/watchdog.h"
+#include "mgmt/mgmt.h"
 
 static struct bootinfo boot;
 struct acpi_info acpi;
@@ -42,9 +47,15 @@ static void read_bootinfo(uint32_t kind, uint64_t info_pa)
     log_info("boot", "Joist, loaded by %s; options: %s", boot.loader[0] ? boot.loader : "an unnamed loader", boot.cmdline[0] ? boot.cmdline : "none");
 }
 
+static bool option_is(const char *key, const char *value)
+{
+    char v[16];
+    return bootinfo_option(&boot, key, v, sizeof(v)) && !strcmp(v, value);
+}
+
 /* ---- Memory ---- */
 struct span { uint64_t base, end; };
-enum { MAX_SPANS = BOOT_MAX_MODS + 8, LOG_AREA_SIZE = 256 << 10 };
+enum { MAX_SPANS = BOOT_MAX_MODS + 8, LOG_AREA_SIZE = 256 << 10, MIN_FREE = 64 << 20 };
 #define LOW_MEMORY_END  (1ull << 20)    /* firmware data, trampoline of the other CPUs */
 #define EARLY_END       (1ull << 32)    /* what the loader's page tables reach */
 
@@ -118,6 +129,8 @@ static void memory_init(void)
         log_use_area(pa_to_va(log_area), LOG_AREA_SIZE, kmalloc(LOG_AREA_SIZE));
     struct mem_stats s;
     mem_stats(&s);
+    if (s.free < MIN_FREE)
+        log_warn("mm", "only %llu MiB of RAM are free: VMs need more; give this machine at least 512 MiB", (unsigned long long)(s.free >> 20));
     log_info("mm", "%llu MiB of RAM for use, %llu MiB free", (unsigned long long)(s.total >> 20), (unsigned long long)(s.free >> 20));
 }
 
@@ -134,6 +147,20 @@ static hpa_t low_page(void)
 }
 
 /* ---- Platform ---- */
+
+/* An IOMMU that the firmware left translating would send device DMA elsewhere: VT-d Global Status bit 31 at 1Ch; AMD control register bit 0 at 18h. */
+static void report_iommu(void)
+{
+    bool on = false;
+    for (unsigned i = 0; i < acpi.iommus; i++) {
+        const volatile uint8_t *regs = mmio_map(acpi.iommu_base[i], PAGE_SIZE, PT_UC);
+        on |= regs && (acpi.dmar ? mmio_read32(regs + 0x1c) >> 31 : mmio_read32(regs + 0x18) & 1);
+    }
+    log_write(on ? LOG_WARN : LOG_INFO, "iommu", "%u %s unit(s), %s", acpi.iommus, acpi.dmar ? "Intel VT-d" : "AMD-Vi",
+              on ? "left on by the firmware: if disks or network do not work, switch the IOMMU or kernel DMA protection off in the firmware set-up"
+                 : "off; device DMA is not restricted");
+}
+
 static void read_acpi(void)
 {
     struct acpi_source src = { firmware_map, boot.rsdp, boot.rsdp_copy, boot.rsdp_copy_len };
@@ -144,6 +171,10 @@ static void read_acpi(void)
     if (acpi.found)
         log_info("acpi", "%.6s: %u CPUs, %u IOAPICs, %s%s%s%sS5 %s", acpi.oem, acpi.cpus_listed, acpi.ioapics, acpi.hpet ? "HPET, " : "",
                  acpi.mcfgs ? "MCFG, " : "", acpi.have_spcr ? "SPCR, " : "", acpi.hw_reduced ? "hardware-reduced, " : "", acpi.have_s5 ? "known" : "unknown");
+    if (acpi.dmar || acpi.ivrs)
+        report_iommu();
+    if (acpi.have_spcr)
+        uart_add_spcr(&acpi.spcr);
     if (acpi.cpus_listed > acpi.cpus)
         log_warn("acpi", "%u CPUs are listed, %u can be used", acpi.cpus_listed, acpi.cpus);
     power_init();
@@ -159,6 +190,7 @@ static void platform_init(void)
     lapic_init_cpu(&acpi, 0xffffffff);
     this_cpu()->apic_id = lapic_id();
     log_info("apic", "%s, boot CPU has ID %u", lapic_x2apic() ? "x2APIC" : "xAPIC", (unsigned)this_cpu()->apic_id);
+    power_set_hv_off(virt_off_this_cpu);
     irq_init();
     ioapic_init(&acpi);
     time_init();
@@ -169,13 +201,16 @@ static void platform_init(void)
 static void init_thread(void *arg)
 {
     char v[16];
+    uart_start();
     log_start_thread();
     if (bootinfo_option(&boot, "torture", v, sizeof(v)))
         torture_rate = (unsigned)atoi(v);
     if (bootinfo_option(&boot, "selftest", v, sizeof(v)) && !strcmp(v, "sched"))
         sched_selftest();
     virt_init();
+    host_check_images();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
+    mgmt_start();
 }
 
 __attribute__((noreturn)) void kernel_main(uint32_t kind, uint64_t info_pa)
@@ -187,14 +222,18 @@ __attribute__((noreturn)) void kernel_main(uint32_t kind, uint64_t info_pa)
     trap_init();
     trap_init_cpu(this_cpu());
     cpu_detect();               /* reads MSRs that some CPUs lack: after the exception table works */
-    early_uart_init();
+    uart_early_init();
     read_bootinfo(kind, info_pa);
+    host_init(&boot);
     if (!cpu_init(err, sizeof(err)))
         panic("this CPU cannot run Joist: %s", err);
     log_info("cpu", "%s, family %#x model %#x stepping %u, microcode %#x, %u address bits", cpu_info.brand, cpu_info.family, cpu_info.model,
              cpu_info.stepping, (unsigned)cpu_info.microcode, cpu_info.phys_bits);
     memory_init();
+    mitigations_init(option_is("mitigations", "off"));
+    mitigations_init_cpu();
     platform_init();
+    random_init();
     this_cpu()->kstack = (uint64_t)boot_stack_top;
     sched_init_cpu();
     irq_enable();

@@ -42,3 +42,13 @@ void *_realloc_r(struct _reent *r, void *old, size_t size)
 }
 
 __attribute__((noreturn)) void abort(void) { panic("abort() called"); }
+
+/* What gcc's code asks of libgcc, which is not linked. */
+int __popcountdi2(long v);
+int __popcountdi2(long v)
+{
+    uint64_t x = (uint64_t)v;
+    x -= x >> 1 & 0x5555555555555555ull;
+    x = (x & 0x3333333333333333ull) + (x >> 2 & 0x3333333333333333ull);
+    return (int)(((x + (x >> 4)) & 0x0f0f0f0f0f0f0f0full) * 0x0101010101010101ull >> 56);
+}

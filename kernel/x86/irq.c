@@ -108,7 +108,7 @@ static enum irq_result source_irq(void *arg)
 {
     struct irq_source *s = arg;
     struct irq_handle *h;
-    enum irq_result r = IRQ_NONE;
+    enum irq_result r = IRQ_NOT_MINE;
     unsigned long f = spin_lock_irqsave(&s->lock);
     list_for_each(h, &s->handlers, node) {
         if (h->fn(h->arg) == IRQ_HANDLED) {

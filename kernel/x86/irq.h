@@ -26,7 +26,7 @@ void sched_irq_exit(void);
 void irq_dispatch_vector(uint8_t vector);
 
 /* ---- Device interrupts.  Thread context unless said otherwise. ---- */
-enum irq_result { IRQ_NONE, IRQ_HANDLED };
+enum irq_result { IRQ_NOT_MINE, IRQ_HANDLED };
 typedef enum irq_result irq_fn(void *arg);
 enum { IRQ_ANY_CPU = -1 };
 

@@ -8,6 +8,7 @@
 #include "kernel/sched/sched.h"
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/lapic.h"
+#include "kernel/x86/mitigations.h"
 #include "kernel/x86/mtrr.h"
 #include "kernel/x86/power.h"
 #include "kernel/x86/smp_internal.h"
@@ -31,6 +32,7 @@ static void ap_main(void *arg)
         atomic_store(&ap.stage, (uint32_t)AP_FAILED);
         cpu_halt_forever();
     }
+    mitigations_init_cpu();
     lapic_init_cpu(&acpi, p->acpi_uid);
     atomic_store(&ap.stage, (uint32_t)AP_CHECKED);
     time_sync_self();

@@ -1,0 +1,1 @@
+core += drivers/uart16550.c
