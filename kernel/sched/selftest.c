@@ -340,15 +340,16 @@ static void test_weights(void)
     RESULT(ratio >= 285 && ratio <= 315, "weights", "100:300 ran %u:%u ms, ratio %u/100", (unsigned)(r[0] / MS), (unsigned)(r[1] / MS), ratio);
 }
 
+/* Over four seconds of its life the thread may be one budget of 25 ms ahead of the average. */
 static void test_cap(void)
 {
-    uint64_t r[1];
-    struct thread *t[1] = { start_on(port_ncpus() - 1, THREAD_VCPU, 100, 25, spin, NULL) };
     uint64_t t0 = clock_ns();
-    spin_for(1, t, r, 2000 * MS);
-    unsigned permille = (unsigned)(r[0] * 1000 / (2000 * MS));
-    spin_end(1, t);
-    RESULT(permille >= 242 && permille <= 258, "cap", "cap 25: ran %u of 1000 parts, test took %u ms", permille, (unsigned)((clock_ns() - t0) / MS));
+    struct thread *t = start_on(port_ncpus() - 1, THREAD_VCPU, 100, 25, spin, NULL);
+    thread_sleep_until(t0 + 4000 * MS);
+    uint64_t ran_ns = thread_run_ns(t), life = clock_ns() - t0;
+    spin_end(1, &t);
+    unsigned permille = (unsigned)(ran_ns * 1000 / life);
+    RESULT(permille >= 242 && permille <= 258, "cap", "cap 25: ran %u of 1000 parts in %u ms", permille, (unsigned)(life / MS));
 }
 
 /* One spinner more than CPUs: everybody gets his part of the whole. */
@@ -367,22 +368,30 @@ static void test_balance(void)
     RESULT(least / MS >= fair * 7 / 10, "balance", "%u spinners on %u CPUs: %u to %u ms, fair is %u", n, cpus, (unsigned)(least / MS), (unsigned)(most / MS), fair);
 }
 
-/* Management among spinning vCPUs on every CPU. */
-static void test_latency(void)
+/* Management among spinning vCPUs, all on one CPU, so that it does not matter how many real ones an emulator has. */
+struct latency { uint64_t worst, sum; unsigned slow; };
+
+static void sleeper(void *arg)
 {
-    unsigned n = MIN(2 * port_ncpus(), 8u);
-    struct thread *t[8];
-    uint64_t worst = 0, sum = 0;
-    for (unsigned i = 0; i < n; i++)
-        t[i] = start_on(i % port_ncpus(), THREAD_VCPU, 0, 0, spin, NULL);
+    struct latency *l = arg;
     for (int i = 0; i < 100; i++) {
         uint64_t due = clock_ns() + 2 * MS;
         thread_sleep_until(due);
         uint64_t late = clock_ns() - due;
-        worst = MAX(worst, late), sum += late;
+        l->worst = MAX(l->worst, late), l->sum += late, l->slow += late > 2 * MS;
     }
-    spin_end(n, t);
-    RESULT(sum / 100 < 2 * MS, "latency", "sleeper among spinning vCPUs: %u us late on average, %u at worst", (unsigned)(sum / 100000), (unsigned)(worst / 1000));
+}
+
+static void test_latency(void)
+{
+    struct thread *t[3];
+    struct latency l = { 0 };
+    for (unsigned i = 0; i < 3; i++)
+        t[i] = start_on(0, THREAD_VCPU, 0, 0, spin, NULL);
+    thread_join(start_on(0, THREAD_KERNEL, 0, 0, sleeper, &l));
+    spin_end(3, t);
+    RESULT(l.slow < 50, "latency", "sleeper among spinning vCPUs: %u us late on average, %u at worst, %u of 100 more than 2 ms", (unsigned)(l.sum / 100000),
+           (unsigned)(l.worst / 1000), l.slow);
 }
 
 /* ---- Pinning ---- */
@@ -418,7 +427,9 @@ static void test_pin(void)
     for (unsigned i = 0; i < 40; i++) {
         struct cpuset s = one_cpu(i % port_ncpus());
         thread_set_cpus(mover, &s);
-        thread_sleep_until(clock_ns() + MS);
+        uint64_t patience = clock_ns() + 2000 * MS;
+        while (thread_cpu(mover) != i % port_ncpus() && clock_ns() < patience)
+            thread_sleep_until(clock_ns() + MS);
         misplaced += thread_cpu(mover) != i % port_ncpus();
     }
     spin_end(1, &mover);
