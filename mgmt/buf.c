@@ -15,6 +15,13 @@ void buf_free(struct buf *b)
     buf_init(b, b->max);
 }
 
+void buf_clear(struct buf *b)
+{
+    b->len = 0;
+    if (b->p)
+        b->p[0] = 0;
+}
+
 static bool buf_room(struct buf *b, size_t len)
 {
     if (b->failed || len > b->max || b->len > b->max - len) {

@@ -6,6 +6,7 @@ struct buf { char *p; size_t len, cap, max; bool failed; };     /* p[len] is 0 o
 
 void buf_init(struct buf *, size_t max);
 void buf_free(struct buf *);            /* may be used again */
+void buf_clear(struct buf *);           /* empty, memory kept */
 void buf_add(struct buf *, const void *, size_t len);
 void buf_byte(struct buf *, char);
 void buf_str(struct buf *, const char *);

@@ -60,6 +60,15 @@ size_t words_split(struct words *ws, const char *line, size_t len)
 /* ---- Which command ---- */
 static const char *const later[] = { "snap", "disk", "pool", "net", "user", "key", "job" };
 
+static const char *noun_help(const char *noun)
+{
+    static const struct { const char *noun, *help; } helps[] = { { "vm", "Virtual machines" }, { "image", "The image store" }, { "host", "This machine" } };
+    for (unsigned i = 0; i < ARRAY_SIZE(helps); i++)
+        if (!strcmp(helps[i].noun, noun))
+            return helps[i].help;
+    return NULL;
+}
+
 void cmd_each_word(const char *noun, void (*fn)(void *arg, const char *word, const char *help), void *arg)
 {
     for (unsigned i = 0; i < cmd_table_size; i++) {
@@ -68,7 +77,7 @@ void cmd_each_word(const char *noun, void (*fn)(void *arg, const char *word, con
             if (c->verb && !strcmp(c->noun, noun))
                 fn(arg, c->verb, c->help);
         } else if (!i || strcmp(c->noun, c[-1].noun)) {
-            fn(arg, c->noun, c->verb ? NULL : c->help);
+            fn(arg, c->noun, c->verb ? noun_help(c->noun) : c->help);
         }
         if (!noun && (c->attrs & CMD_SHORT))
             fn(arg, c->verb, c->help);

@@ -124,7 +124,7 @@ static void offer_words(struct choices *ch, const struct cmd *cmd, char *const *
     const struct arg_spec *a = &cmd->args[0];
     while (nargs && a->kind && !a->many && a + 1 < cmd->args + ARRAY_SIZE(cmd->args))
         a++, nargs--;
-    if (ch->prefix[0] != '-' && !nargs && a->kind) {
+    if (ch->prefix[0] != '-' && (!nargs || a->many) && a->kind) {
         ch->value = a->kind != ARG_TOPIC;
         if (a->kind == ARG_VM)
             offer_vms(ch);

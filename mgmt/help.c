@@ -10,15 +10,20 @@ static void title_of(const struct cmd *c, struct buf *out)
     buf_fmt(out, "%s%s%s", c->noun, c->verb ? " " : "", c->verb ? c->verb : "");
 }
 
-void help_usage(const struct cmd *c, struct buf *out)
+static void synopsis(const struct cmd *c, struct buf *out)
 {
     struct flag_spec own;
-    buf_str(out, "usage: ");
     title_of(c, out);
     for (const struct arg_spec *a = c->args; a < c->args + ARRAY_SIZE(c->args) && a->kind; a++)
         buf_fmt(out, a->optional ? " [%s%s]" : " %s%s", a->name, a->many ? "..." : "");
     if (cmd_flag(c, 0, &own))
         buf_str(out, " [--flags]");
+}
+
+void help_usage(const struct cmd *c, struct buf *out)
+{
+    buf_str(out, "usage: ");
+    synopsis(c, out);
 }
 
 static void flag_label(const struct flag_spec *f, char *label, size_t size)
@@ -59,14 +64,11 @@ static void markdown_command(const struct cmd *c, struct buf *out)
 {
     struct flag_spec f;
     char label[80];
-    struct buf usage;
-    buf_init(&usage, 400);
-    help_usage(c, &usage);
     buf_str(out, "### ");
     title_of(c, out);
-    buf_fmt(out, "\n\n%s. `%s`%s\n\n| flag | meaning |\n| --- | --- |\n", c->help, buf_text(&usage) + strlen("usage: "),
-            c->attrs & CMD_SHORT ? " The noun may be left out." : "");
-    buf_free(&usage);
+    buf_fmt(out, "\n\n%s. `", c->help);
+    synopsis(c, out);
+    buf_fmt(out, "`%s\n\n| flag | meaning |\n| --- | --- |\n", c->attrs & CMD_SHORT ? " The noun may be left out." : "");
     for (unsigned i = 0; cmd_flag(c, i, &f); i++) {
         flag_label(&f, label, sizeof label);
         buf_fmt(out, "| `%s` | %s", label, f.help);

@@ -188,7 +188,7 @@ static int print_table(const struct report *r, const struct section *s, const st
         for (size_t row = style->quiet; row <= rows_of(s); row++)      /* row 0 is the header */
             for (int c = 0; c < n; c++) {
                 const struct column *col = &s->cols[pick[c]];
-                word.len = 0;
+                buf_clear(&word);
                 if (row)
                     add_cell(r, col->kind, cell_at(r, s, (row - 1) * s->ncols + (size_t)pick[c]), &word);
                 else

@@ -49,26 +49,32 @@ void session_close(struct session *s)
 }
 
 /* ---- Input ---- */
-/* Takes in what was typed; Ctrl-C throws away what was typed before it. */
-static void poll_input(struct session *s, bool watch_intr)
+static void poll_input(struct session *s)
 {
     uint8_t some[64];
     size_t n;
     while (s->in_len + sizeof some <= sizeof s->in && (n = chan_read(s->p.tty, s->p.side, some, sizeof some)) > 0)
-        for (size_t i = 0; i < n; i++) {
-            if (watch_intr && some[i] == CTRL_C) {
-                s->interrupted = true;
-                s->in_len = 0;
-                continue;
-            }
+        for (size_t i = 0; i < n; i++)
             s->in[(s->in_head + s->in_len++) % sizeof s->in] = some[i];
+}
+
+/* Ctrl-C, typed ahead or now, ends the command and throws away what was typed before it. */
+static void poll_interrupt(struct session *s)
+{
+    poll_input(s);
+    for (unsigned i = s->in_len; i-- > 0;)
+        if (s->in[(s->in_head + i) % sizeof s->in] == CTRL_C) {
+            s->interrupted = true;
+            s->in_head = (s->in_head + i + 1) % sizeof s->in;
+            s->in_len -= i + 1;
+            return;
         }
 }
 
 size_t session_read(struct session *s, uint8_t *buf, size_t len)
 {
     size_t n = 0;
-    poll_input(s, false);
+    poll_input(s);
     for (; n < len && s->in_len; n++, s->in_len--) {
         buf[n] = s->in[s->in_head];
         s->in_head = (s->in_head + 1) % sizeof s->in;
@@ -78,14 +84,14 @@ size_t session_read(struct session *s, uint8_t *buf, size_t len)
 
 int session_wait(struct session *s, uint64_t deadline)
 {
-    poll_input(s, true);
+    poll_interrupt(s);
     if (s->interrupted || atomic_load(&s->closed))
         return -EINTR;
     if (deadline == UINT64_MAX)
         event_wait(&s->wake);
     else if (!event_wait_until(&s->wake, deadline))
         return -ETIMEDOUT;
-    poll_input(s, true);
+    poll_interrupt(s);
     return s->interrupted || atomic_load(&s->closed) ? -EINTR : 0;
 }
 
@@ -101,7 +107,7 @@ static void push(struct session *s, struct chan *c, const char *data, size_t len
         event_wait(&s->wake);
         waited = true;
         if (droppable)
-            poll_input(s, true);
+            poll_interrupt(s);
     }
     if (waited)
         event_post(&s->wake);   /* the wake-up may have been meant for somebody who still has to look */
