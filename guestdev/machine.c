@@ -19,6 +19,8 @@
 #include "guestdev/pit.h"
 #include "guestdev/uart.h"
 #include "guestdev/virtio_blk.h"
+#include "guestdev/virtio_console.h"
+#include "guestdev/virtio_rng.h"
 #include "kernel/hw/msr.h"
 #include "kernel/lib/log.h"
 #include "kernel/lib/port.h"
@@ -268,6 +270,27 @@ static int add_pci(struct machine *m)
     return e;
 }
 
+static int add_console(struct machine *m)
+{
+    const struct virtio_console_args args = {
+        .gmem = vm_gmem(m->vm), .bus = pcihost_bus(m->pci), .slot = SLOT_CONSOLE, .chan = m->cfg.vcon, .clock = vm_clock(m->vm),
+    };
+    struct virtio_console *dev;
+    int e = m->cfg.vcon ? virtio_console_create(&args, &dev) : 0;
+    if (!e && m->cfg.vcon)
+        add(m, &virtio_console_ops, dev);
+    return e;
+}
+
+static int add_rng(struct machine *m)
+{
+    struct virtio_rng *dev;
+    int e = m->cfg.rng ? virtio_rng_create(vm_gmem(m->vm), pcihost_bus(m->pci), SLOT_RNG, &dev) : 0;
+    if (!e && m->cfg.rng)
+        add(m, &virtio_rng_ops, dev);
+    return e;
+}
+
 static int add_disks(struct machine *m)
 {
     for (int i = 0; i < m->cfg.ndisks; i++) {
@@ -298,6 +321,8 @@ static const struct { const char *name; int (*build)(struct machine *); } parts[
     { "PIT", add_pit },
     { "serial port", add_uarts },
     { "PCI host bridge", add_pci },
+    { "virtio console", add_console },
+    { "entropy device", add_rng },
     { "disk", add_disks },
     { "debug exit port", add_debug_exit },
 };
