@@ -23,7 +23,7 @@ class Failure(Exception):
 
 def result(name, error=None, detail=""):
     """One line for tests/run to count."""
-    print("RESULT %s %s" % (name, "FAIL " + str(error).replace("\n", " ") if error else ("ok " + detail).strip()), flush=True)
+    print("\nRESULT %s %s" % (name, "FAIL " + str(error).replace("\n", " ") if error else ("ok " + detail).strip()), flush=True)
 
 
 def check(name, fn, *args):
