@@ -4,10 +4,10 @@
 #include <string.h>
 
 #include "build/gen/guestdev/dsdt.h"
+#include "guestdev/hpet.h"
 #include "kernel/hw/acpi.h"
+#include "kernel/hw/hpet.h"
 
-#define HPET_BASE       0xfed00000ull
-#define HPET_BLOCK_ID   0x8086a201u     /* Intel, 64-bit counter, legacy replacement, 3 comparators, revision 1 */
 #define LAPIC_BASE      0xfee00000u
 #define IOAPIC_BASE     0xfec00000u
 #define ECAM_BASE       0xb0000000ull
@@ -190,7 +190,7 @@ static uint64_t build_madt(struct out *o, const struct acpi_platform *p)
 static uint64_t build_hpet(struct out *o)
 {
     size_t start = o->len;
-    const struct acpi_hpet t = { .h = header("HPET", 1), .block_id = HPET_BLOCK_ID, .base = { .space = ACPI_SPACE_MEMORY, .bits = 64, .address = HPET_BASE } };
+    const struct acpi_hpet t = { .h = header("HPET", 1), .block_id = HPET_BLOCK_ID_VALUE, .base = { .space = ACPI_SPACE_MEMORY, .bits = 64, .address = HPET_DEFAULT_BASE } };
     put(o, &t, sizeof t);
     return finish(o, start);
 }

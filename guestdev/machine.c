@@ -11,16 +11,23 @@
 #include <string.h>
 
 #include "guestdev/acpi_tables.h"
+#include "guestdev/hpet.h"
+#include "guestdev/i8042.h"
 #include "guestdev/ioapic.h"
 #include "guestdev/lapic.h"
+#include "guestdev/legacy.h"
 #include "guestdev/load.h"
 #include "guestdev/pcihost.h"
 #include "guestdev/pic.h"
 #include "guestdev/pit.h"
+#include "guestdev/pm.h"
+#include "guestdev/rtc.h"
+#include "guestdev/sysport.h"
 #include "guestdev/uart.h"
 #include "guestdev/virtio_blk.h"
 #include "guestdev/virtio_console.h"
 #include "guestdev/virtio_rng.h"
+#include "kernel/hw/hpet.h"
 #include "kernel/hw/msr.h"
 #include "kernel/lib/log.h"
 #include "kernel/lib/port.h"
@@ -29,13 +36,9 @@
 #define PCI_HOLE        0xc0000000ull
 #define PCI_HOLE_END    0xfec00000ull
 #define MMIO64_BYTES    (64ull << 30)
-#define LAPIC_BASE      0xfee00000ull
-#define IOAPIC_BASE     0xfec00000ull
 #define PM_BASE         0x600
-#define RESET_PORT      0xcf9
-#define DEBUG_EXIT_PORT 0xf4
 
-enum { SCI_IRQ = 9, FIRST_PCI_GSI = 16 };
+enum { SCI_IRQ = 9, FIRST_PCI_GSI = 16, HPET_ROUTES = 1 << 10 | 1 << 11 /* IOAPIC pins that nothing else drives */ };
 enum { MAX_DEVS = VM_MAX_VCPUS + MACHINE_MAX_DISKS + 24, SLOT_CONSOLE = 1, SLOT_RNG = 2, SLOT_DISKS = 3 };
 
 /* Where a register page of local APICs is on the bus: all at the same address, unless a guest moves some. */
@@ -52,6 +55,8 @@ struct machine {
     struct lapic *lapic[VM_MAX_VCPUS];
     struct ioapic *ioapic;
     struct pic *pic;
+    struct hpet *hpet;                  /* NULL: none */
+    struct pm *pm;
     struct pcihost *pci;
     struct mutex apic_lock;             /* guards the windows */
     struct apic_window window[VM_MAX_VCPUS];
@@ -146,22 +151,35 @@ static void lapic_moved(void *arg, uint32_t id, uint64_t base)
     mutex_unlock(&m->apic_lock);
 }
 
-static void on_debug_exit(void *arg, unsigned code)
+/* Through the HPET's legacy replacement, if there is one: IRQ 0 from the PIT, 8 from the RTC. */
+static struct irqline timer_line(struct machine *m, unsigned irq)
 {
-    struct machine *m = arg;
-    char reason[64];
-    snprintf(reason, sizeof reason, "debug exit, code %u", code);
-    vm_request_stop(m->vm, STOP_DEBUG_EXIT, code, reason);
+    return m->hpet ? (struct irqline){ hpet_isa_in, m->hpet, irq } : isa_line(m, irq);
 }
 
-/* QEMU's isa-debug-exit: the exit code is (value << 1) | 1. */
-static int debug_exit_io(void *dev, struct io *io)
+/* Reset, power-off and debug exit leave a request behind; the vCPU that asked stops at the next instruction. */
+static void on_signal(void *arg, unsigned what)
 {
-    if (io->write)
-        on_debug_exit(dev, (unsigned)((io->data & 0x7f) << 1 | 1));
-    else
-        io->data = 0;
-    return 0;
+    struct machine *m = arg;
+    unsigned code = what >> 8;
+    char reason[64];
+    switch (what & 0xff) {
+    case SIGNAL_RESET:
+        vm_request_reset(m->vm);
+        break;
+    case SIGNAL_POWEROFF:
+        vm_request_stop(m->vm, STOP_POWEROFF, 0, "powered off by the guest");
+        break;
+    case SIGNAL_DEBUG_EXIT:
+        snprintf(reason, sizeof reason, "debug exit, code %u", code);
+        vm_request_stop(m->vm, STOP_DEBUG_EXIT, code, reason);
+        break;
+    }
+}
+
+static struct signal_wire signal(struct machine *m)
+{
+    return (struct signal_wire){ on_signal, m };
 }
 
 /* ---- Building ---- */
@@ -201,7 +219,7 @@ static int add_lapics(struct machine *m)
         add(m, &lapic_ops, m->lapic[i]);
         lapic_irqchip(m->lapic[i], &chip);
         vm_set_irqchip(m->vm, i, &chip);
-        lapic_moved(m, i, LAPIC_BASE);
+        lapic_moved(m, i, LAPIC_DEFAULT_BASE);
     }
     return 0;
 }
@@ -214,7 +232,7 @@ static int add_ioapic(struct machine *m)
     add(m, &ioapic_ops, m->ioapic);
     m->fabric.ioapic.eoi = ioapic_eoi;
     m->fabric.ioapic.arg = m->ioapic;
-    return claim(vm_mmio(m->vm), IOAPIC_BASE, PAGE_SIZE, ioapic_io, m->ioapic, "IOAPIC");
+    return claim(vm_mmio(m->vm), IOAPIC_DEFAULT_BASE, PAGE_SIZE, ioapic_io, m->ioapic, "IOAPIC");
 }
 
 static int add_pic(struct machine *m)
@@ -231,9 +249,72 @@ static int add_pic(struct machine *m)
     return e ? e : claim(vm_ports(m->vm), 0x4d0, 2, pic_elcr_io, m->pic, "PIC ELCR");
 }
 
+static int add_hpet(struct machine *m)
+{
+    const struct hpet_wires w = {
+        .irq0 = isa_line(m, 0), .irq8 = isa_line(m, 8), .gsi = { ioapic_pin, m->ioapic, 0 }, .routes = HPET_ROUTES,
+    };
+    if (!m->cfg.hpet)
+        return 0;
+    m->hpet = hpet_create(vm_clock(m->vm), &w);
+    if (!m->hpet)
+        return -ENOMEM;
+    add(m, &hpet_ops, m->hpet);
+    return claim(vm_mmio(m->vm), HPET_DEFAULT_BASE, HPET_SIZE, hpet_io, m->hpet, "HPET");
+}
+
+static int add_rtc(struct machine *m)
+{
+    uint64_t low = MIN(m->cfg.vm.ram, (uint64_t)LOW_RAM_MAX);
+    struct rtc *rtc = rtc_create(vm_clock(m->vm), timer_line(m, 8));
+    if (!rtc)
+        return -ENOMEM;
+    add(m, &rtc_ops, rtc);
+    rtc_set_memory(rtc, low, m->cfg.vm.ram - low);
+    return claim(vm_ports(m->vm), 0x70, 4, rtc_io, rtc, "RTC");
+}
+
+static int add_pm(struct machine *m)
+{
+    const struct pm_config c = { .clock = vm_clock(m->vm), .sci = isa_line(m, SCI_IRQ), .power = signal(m), .timer_32bit = true, .acpi_mode = true };
+    m->pm = pm_create(&c);
+    if (!m->pm)
+        return -ENOMEM;
+    add(m, &pm_ops, m->pm);
+    int e = claim(vm_ports(m->vm), PM_BASE, PM_BLOCK_LEN, pm_io, m->pm, "ACPI PM");
+    return e ? e : claim(vm_ports(m->vm), PM_SMI_CMD, 2, pm_smi_io, m->pm, "SMI command");
+}
+
+static int add_system_ports(struct machine *m)
+{
+    struct sysport *s = sysport_create(signal(m), vm_name(m->vm));
+    if (!s)
+        return -ENOMEM;
+    add(m, &sysport_ops, s);
+    pcihost_set_reset_port(m->pci, sysport_cf9_io, s);
+    int e = claim(vm_ports(m->vm), SYSPORT_92, 1, sysport_92_io, s, "port 92h");
+    e = e ? e : claim(vm_ports(m->vm), SYSPORT_DEBUG, 1, sysport_debug_io, s, "debug console");
+    return e || !m->cfg.debug_exit ? e : claim(vm_ports(m->vm), SYSPORT_DEBUG_EXIT, 4, sysport_debug_exit_io, s, "debug exit");
+}
+
+static int add_i8042(struct machine *m)
+{
+    struct i8042 *kbc = i8042_create(isa_line(m, 1), isa_line(m, 12), signal(m));
+    if (!kbc)
+        return -ENOMEM;
+    add(m, &i8042_ops, kbc);
+    int e = claim(vm_ports(m->vm), 0x60, 1, i8042_data_io, kbc, "keyboard controller");
+    return e ? e : claim(vm_ports(m->vm), 0x64, 1, i8042_command_io, kbc, "keyboard controller");
+}
+
+static int add_ignored_ports(struct machine *m)
+{
+    return legacy_add(vm_ports(m->vm));
+}
+
 static int add_pit(struct machine *m)
 {
-    struct pit *pit = pit_create(vm_clock(m->vm), isa_line(m, 0));
+    struct pit *pit = pit_create(vm_clock(m->vm), timer_line(m, 0));
     if (!pit)
         return -ENOMEM;
     add(m, &pit_ops, pit);
@@ -308,23 +389,23 @@ static int add_disks(struct machine *m)
     return 0;
 }
 
-static int add_debug_exit(struct machine *m)
-{
-    return m->cfg.debug_exit ? bus_add(vm_ports(m->vm), DEBUG_EXIT_PORT, 4, debug_exit_io, m, "debug exit", 0) : 0;
-}
-
 static const struct { const char *name; int (*build)(struct machine *); } parts[] = {
     { "memory", add_ram },
     { "local APIC", add_lapics },
     { "IOAPIC", add_ioapic },
     { "PIC", add_pic },
+    { "HPET", add_hpet },
     { "PIT", add_pit },
+    { "RTC", add_rtc },
+    { "ACPI PM", add_pm },
+    { "keyboard controller", add_i8042 },
     { "serial port", add_uarts },
     { "PCI host bridge", add_pci },
     { "virtio console", add_console },
     { "entropy device", add_rng },
     { "disk", add_disks },
-    { "debug exit port", add_debug_exit },
+    { "system ports", add_system_ports },
+    { "legacy ports", add_ignored_ports },
 };
 
 /* ---- Reset, pause, stop: called with every vCPU stopped ---- */
@@ -333,8 +414,9 @@ static int write_tables(struct machine *m)
 {
     const struct pci_windows win = windows(m->cfg.vm.ram);
     const struct acpi_platform p = {
-        .ncpus = m->cfg.vm.ncpus, .mem64 = win.mem64, .mem64_len = win.mem64_end - win.mem64, .sci_irq = SCI_IRQ, .pm1_evt = PM_BASE,
-        .pm1_cnt = PM_BASE + 4, .pm_tmr = PM_BASE + 8, .reset_port = RESET_PORT, .reset_value = 6, .hpet = m->cfg.hpet,
+        .ncpus = m->cfg.vm.ncpus, .mem64 = win.mem64, .mem64_len = win.mem64_end - win.mem64, .sci_irq = SCI_IRQ,
+        .pm1_evt = PM_BASE + PM_PM1_STS, .pm1_cnt = PM_BASE + PM_PM1_CNT, .pm_tmr = PM_BASE + PM_TIMER, .gpe0 = PM_BASE + PM_GPE0_STS, .gpe0_len = PM_GPE0_LEN,
+        .reset_port = SYSPORT_CF9, .reset_value = 6, .hpet = m->cfg.hpet,
     };
     uint8_t *buf = kmalloc(ACPI_TABLES_MAX);
     int n = buf ? acpi_tables_build(&p, BIOS_AREA, buf, ACPI_TABLES_MAX) : -ENOMEM;
@@ -480,6 +562,7 @@ int machine_start(struct machine *m, char *err, size_t errlen)
 
 void machine_power_button(struct machine *m)
 {
+    pm_power_button(m->pm);
 }
 
 long machine_save(struct machine *m, void *buf, size_t cap)

@@ -9,6 +9,8 @@ struct pcihost {
     struct bus *ports, *mem;
     struct pci_func bridge, lpc;
     uint32_t address;                   /* CF8h; word-sized, racing CPUs get what they deserve */
+    io_fn *reset_port;                  /* CF9h */
+    void *reset_dev;
 };
 
 /* ---- CF8h/CFCh ---- */
@@ -39,6 +41,10 @@ static int config_ports_io(void *dev, struct io *io)
         else
             io->data = READ_ONCE(h->address);
         return 0;
+    }
+    if (io->off == 1 && io->size == 1 && h->reset_port) {
+        io->off = 0;
+        return h->reset_port(h->reset_dev, io);
     }
     uint32_t a = READ_ONCE(h->address);
     if (io->off < 4 || !(a & PCI_CFA_ENABLE))
@@ -134,6 +140,12 @@ void pcihost_destroy(struct pcihost *h)
     bus_remove(h->ports, PCI_CONFIG_ADDRESS, h);
     pci_bus_destroy(h->bus);
     kfree(h);
+}
+
+void pcihost_set_reset_port(struct pcihost *h, io_fn *fn, void *dev)
+{
+    h->reset_port = fn;
+    h->reset_dev = dev;
 }
 
 struct pci_bus *pcihost_bus(struct pcihost *h)
