@@ -14,12 +14,6 @@ static uint64_t host_tsc(void) { return __builtin_ia32_rdtsc(); }
 
 uint64_t vcpu_tsc(struct vcpu *v) { return host_tsc() + (uint64_t)v->tsc_offset; }
 
-void vcpu_set_tsc(struct vcpu *v, uint64_t value)
-{
-    v->tsc_offset = (int64_t)(value - host_tsc());
-    hv->set_tsc(v, v->tsc_offset);
-}
-
 /*
  * The one way to get a vCPU's attention.  The request is visible before the mode is read, and the vCPU sets its mode before it reads requests: one of the two
  * sees the other (vcpu_may_enter).  Waking a thread that runs does no harm and cannot be left out: a timer callback may hit the vCPU's own thread between
@@ -140,7 +134,6 @@ void vcpu_reset(struct vcpu *v, bool init)
     if (!init) {
         v->pvclock = (struct pvclock){ .on = false };
         v->xcr0 = 1;
-        vcpu_set_tsc(v, v->tsc_adjust = 0);
     }
     atomic_or(&v->requests, REQ_EVENT);
 }

@@ -61,7 +61,6 @@ struct vcpu {
     struct cpu_state st;
     uint64_t xcr0;              /* guest's; the back-end loads it with the vCPU */
     int64_t tsc_offset;
-    uint64_t tsc_adjust;
 
     struct exit exit;
     struct emu_ctx emu;
@@ -77,7 +76,6 @@ struct vcpu {
     uint64_t tsc_out;           /* [hot] TSC at the last exit */
     uint64_t tsc_guest, tsc_host;       /* [hot] time spent */
     uint64_t tsc_halted;        /* part of tsc_host */
-    uint64_t tsc_paused;        /* guest TSC while the VM is paused */
     unsigned trace_at;
     struct exit_trace trace[EXIT_TRACE];
 };
@@ -91,6 +89,7 @@ struct vm {
     struct spinlock nested_lock;
     struct bus *ports, *mmio;
     struct vmclock clock;
+    uint64_t tsc_stopped;       /* host TSC at which the clock stands while it does not run */
     void *hv;
     struct vcpu *vcpu[VM_MAX_VCPUS];
     void *cpuid;                /* CPUID policy as computed for this VM */
@@ -163,7 +162,6 @@ struct cpu_state *vcpu_state(struct vcpu *, unsigned groups);
 void vcpu_put_state(struct vcpu *, unsigned groups);
 enum cpu_mode vcpu_cpu_mode(struct vcpu *, bool *real);
 uint64_t vcpu_tsc(struct vcpu *);
-void vcpu_set_tsc(struct vcpu *, uint64_t value);
 /* The VM cannot go on: stops it as crashed with this sentence. */
 void vcpu_crash(struct vcpu *, const char *fmt, ...) __printf_like(2, 3);
 

@@ -257,9 +257,9 @@ static int start_threads(struct vm *vm)
 /* vCPUs parked or not yet born: the machine as after power-on or a reset pulse. */
 static void reset_machine(struct vm *vm)
 {
-    if (vm->hooks.drain)
-        vm->hooks.drain(vm->hooks.arg);
+    vm->tsc_stopped = __builtin_ia32_rdtsc();
     for (unsigned i = 0; i < vm->p.ncpus; i++) {
+        vm->vcpu[i]->tsc_offset = -(int64_t)vm->tsc_stopped;    /* TSC 0 */
         atomic_and(&vm->vcpu[i]->requests, REQ_PARK);
         policy_vcpu_reset(vm->vcpu[i]);
         vcpu_reset(vm->vcpu[i], false);
@@ -284,11 +284,25 @@ static void clear_requests(struct vm *vm)
     spin_unlock(&vm->req_lock);
 }
 
+/* VM clock and guest TSCs stand still and go on together, all TSCs by the same amount. */
+static void stop_clock(struct vm *vm)
+{
+    if (!vm->clock.running)
+        return;
+    vmclock_stop(&vm->clock);
+    vm->tsc_stopped = __builtin_ia32_rdtsc();
+}
+
 static void start_clock(struct vm *vm)
 {
+    uint64_t still = __builtin_ia32_rdtsc() - vm->tsc_stopped;
+    for (unsigned i = 0; i < vm->p.ncpus; i++) {
+        struct vcpu *v = vm->vcpu[i];
+        v->tsc_offset -= (int64_t)still;
+        hv->set_tsc(v, v->tsc_offset);
+        atomic_or(&v->requests, REQ_CLOCK | REQ_EVENT);
+    }
     vmclock_start(&vm->clock);
-    for (unsigned i = 0; i < vm->p.ncpus; i++)
-        atomic_or(&vm->vcpu[i]->requests, REQ_CLOCK | REQ_EVENT);
 }
 
 /* ---- Control ---- */
@@ -313,26 +327,20 @@ int vm_run(struct vm *vm)
     return err;
 }
 
-/* TSC and clock stand still together. */
-static void hold(struct vm *vm, uint64_t tsc[VM_MAX_VCPUS])
+static void hold(struct vm *vm)
 {
     park_all(vm);
-    for (unsigned i = 0; i < vm->p.ncpus; i++)
-        tsc[i] = vcpu_tsc(vm->vcpu[i]);
-    vmclock_stop(&vm->clock);
+    stop_clock(vm);
     if (vm->hooks.drain)
         vm->hooks.drain(vm->hooks.arg);
 }
 
 int vm_pause(struct vm *vm)
 {
-    uint64_t tsc[VM_MAX_VCPUS];
     mutex_lock(&vm->lock);
     int err = vm->state == VM_RUNNING ? 0 : -EBUSY;
     if (!err) {
-        hold(vm, tsc);
-        for (unsigned i = 0; i < vm->p.ncpus; i++)
-            vm->vcpu[i]->tsc_paused = tsc[i];
+        hold(vm);
         vm->state = VM_PAUSED;
         cond_broadcast(&vm->changed);
     }
@@ -347,8 +355,6 @@ int vm_resume(struct vm *vm)
     if (!err) {
         if (vm->hooks.resume)
             vm->hooks.resume(vm->hooks.arg);
-        for (unsigned i = 0; i < vm->p.ncpus; i++)
-            vcpu_set_tsc(vm->vcpu[i], vm->vcpu[i]->tsc_paused);
         start_clock(vm);
         vm->state = VM_RUNNING;
         release_all(vm);
@@ -360,10 +366,7 @@ int vm_resume(struct vm *vm)
 static void stop_locked(struct vm *vm, enum vm_stop cause, unsigned code, const char *reason)
 {
     vm->state = VM_STOPPING;
-    park_all(vm);
-    vmclock_stop(&vm->clock);
-    if (vm->hooks.drain)
-        vm->hooks.drain(vm->hooks.arg);
+    hold(vm);
     vm->cause = cause, vm->code = code;
     snprintf(vm->reason, sizeof vm->reason, "%s", reason);
     vm->state = VM_STOPPED;
@@ -391,13 +394,10 @@ int vm_kill(struct vm *vm)
 static void reset_locked(struct vm *vm)
 {
     bool was_paused = vm->state == VM_PAUSED;
-    park_all(vm);
-    vmclock_stop(&vm->clock);
+    hold(vm);
     clear_requests(vm);
     reset_machine(vm);
     if (was_paused) {
-        for (unsigned i = 0; i < vm->p.ncpus; i++)
-            vm->vcpu[i]->tsc_paused = 0;
         cond_broadcast(&vm->changed);
         return;
     }
@@ -576,7 +576,7 @@ void vm_dump(struct vm *vm, void (*print)(void *, const char *), void *arg)
 static void snap_vcpu(struct vcpu *v, struct snap *s)
 {
     snap_begin(s, "vcpu", 1);
-    uint64_t tsc = v->tsc_paused;
+    uint64_t tsc = v->vm->tsc_stopped + (uint64_t)v->tsc_offset;
     if (!s->loading)
         vcpu_state(v, ST_ALL);
     SNAP(s, v->gpr);
@@ -588,13 +588,12 @@ static void snap_vcpu(struct vcpu *v, struct snap *s)
     SNAP(s, v->reinject);
     SNAP(s, v->exc);
     SNAP(s, v->xcr0);
-    SNAP(s, v->tsc_adjust);
     SNAP(s, v->pvclock);
     snap_bytes(s, "tsc", &tsc, sizeof tsc);
     snap_bytes(s, "fpu", v->fpu, sched_fpu_size());
     if (snap_end(s) || !s->loading)
         return;
-    v->tsc_paused = tsc;
+    v->tsc_offset = (int64_t)(tsc - v->vm->tsc_stopped);
     vcpu_put_state(v, ST_ALL);
     atomic_or(&v->requests, REQ_EVENT | REQ_CLOCK);
 }
