@@ -10,12 +10,19 @@ const char *const guest_state_names[] = { "stopped", "crashed", "starting", "run
 const char *const guest_port_names[GUEST_PORTS] = { "com1", "com2", "virtio" };
 
 static struct { struct mutex lock; struct list list; unsigned n; } table;
+/* Machines that have stopped are taken apart by a thread of their own: that waits for work items, which a work item must not. */
+static struct { struct spinlock lock; struct list list; struct event event; } reaper;
+
+static void reaper_thread(void *arg);
 
 void guest_table_init(void)
 {
     mutex_init(&table.lock);
     list_init(&table.list);
-    table.n = 0;
+    list_init(&reaper.list);
+    event_init(&reaper.event);
+    if (!thread_start("vm-reaper", reaper_thread, NULL))
+        panic("no memory for the VM reaper thread");
 }
 
 /* ---- Table ---- */
@@ -137,10 +144,9 @@ static void log_dump_line(void *arg, const char *line)
     vmlog_add(arg, "  %s", line);
 }
 
-/* Runs after `stopped` said that the machine has ended, once no operation is under way. */
-static void reap(struct work *w)
+/* After `stopped` said that the machine has ended, once no operation is under way. */
+static void reap(struct guest *g)
 {
-    struct guest *g = container_of(w, struct guest, reap);
     mutex_lock(&g->op);
     struct machine *m = g->machine;
     if (g->cause == STOP_CRASH)
@@ -158,6 +164,27 @@ static void reap(struct work *w)
     mutex_unlock(&g->op);
     watch_post(&g->watchers);
     guest_put(g);
+}
+
+static void reaper_thread(void *arg)
+{
+    for (;;) {
+        spin_lock(&reaper.lock);
+        struct list *first = list_pop(&reaper.list);
+        spin_unlock(&reaper.lock);
+        if (first)
+            reap(container_of(first, struct guest, reap));
+        else
+            event_wait(&reaper.event);
+    }
+}
+
+static void reap_later(struct guest *g)
+{
+    spin_lock(&reaper.lock);
+    list_append(&reaper.list, &g->reap);
+    spin_unlock(&reaper.lock);
+    event_post(&reaper.event);
 }
 
 static const char *cause_text(enum vm_stop cause)
@@ -189,7 +216,7 @@ static void stopped(void *arg, enum vm_stop cause, const char *reason)
     if (cause == STOP_CRASH)
         log_warn("vm", "%s crashed: %s", g->def.name, g->reason);
     watch_post(&g->watchers);
-    work_queue(&g->reap);
+    reap_later(g);
 }
 
 static struct guest *guest_new(const struct vmdef *def)
@@ -206,7 +233,7 @@ static struct guest *guest_new(const struct vmdef *def)
     vmlog_init(&g->log);
     for (unsigned i = 0; i < GUEST_PORTS; i++)
         conmux_init(&g->port[i]);
-    work_init(&g->reap, reap);
+    list_init(&g->reap);
     return g;
 }
 

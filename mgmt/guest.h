@@ -35,7 +35,7 @@ struct guest {
     struct vmlog log;
     struct conmux port[GUEST_PORTS];
     struct { struct blk *base, *top; } disks[VMDEF_DISKS];      /* op */
-    struct work reap;
+    struct list reap;           /* on the reaper's list, under its lock */
 };
 
 struct guest_status {

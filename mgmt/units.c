@@ -70,7 +70,7 @@ bool parse_size(const char *s, uint64_t *bytes)
     *bytes = milli / 1000;
     if (!strcmp(u, "B"))
         return milli % 1000 == 0;
-    const char *k = strchr(units, *u & ~0x20);
+    const char *k = (*u & ~0x20) ? strchr(units, *u & ~0x20) : NULL;
     if (!k || (u[1] && strcmp(u + 1, "B") && strcmp(u + 1, "iB") && strcmp(u + 1, "ib")))
         return false;
     unsigned shift = 10 * (unsigned)(k - units + 1);

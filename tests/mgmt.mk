@@ -10,3 +10,7 @@ $(B)/fuzz/fuzz_cmdline: tests/fuzz/fuzz_cmdline.c $(patsubst %.c,$(B)/fuzzlib/%.
 $(B)/hosted-shell: tests/mgmt/hosted_shell.c $(patsubst %.c,$(B)/host/%.o,$(mgmt_fakes)) $(B)/host/lib.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(HOST_FLAGS) $(ASAN) -msse4.2 -MMD -MP $(filter %.c %.o %.a,$^) -lz -o $@
+# The reference page, from the command table.
+docs/commands.md: $(B)/hosted-shell
+	@mkdir -p $(@D)
+	echo 'help --markdown' | ASAN_OPTIONS=detect_leaks=0 $< >$@

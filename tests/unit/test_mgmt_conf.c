@@ -26,7 +26,7 @@ static void sizes(void **state)
         { "0", 0 }, { "4096", 4096 }, { "512M", 512ull << 20 }, { "4G", 4ull << 30 }, { "1.5T", 3ull << 39 }, { "1k", 1024 }, { "2GiB", 2ull << 30 },
         { "0x1000", 4096 }, { "1_000", 1000 }, { "15E", 15ull << 60 }, { "0.5K", 512 }, { "12B", 12 },
     };
-    static const char *const bad[] = { "", "M", "-1", "1Q", "1.M", "16E", "99999999999999999999", "1 G", "1GG", "0x", "1e3", "18014398509481984K", ".5G", "1_" };
+    static const char *const bad[] = { "", "M", "-1", "1Q", "1.M", "16E", "99999999999999999999", "1 G", "1GG", "0x", "1e3", "18014398509481984K", "2 M", "2 ", ".5G", "1_" };
     uint64_t v;
     for (unsigned i = 0; i < ARRAY_SIZE(good); i++) {
         assert_true(parse_size(good[i].text, &v));
