@@ -11,7 +11,7 @@ struct choices {
     const char *prefix;         /* what is typed of the word */
     unsigned n;
     char first[160], common[160];       /* the only candidate; what all share */
-    bool value;                 /* candidates are objects or values, not grammar */
+    bool help;                  /* everything that can come; completion leaves flags out while an object is missing */
     struct report *list;        /* where help in place and lists go, or NULL */
 };
 
@@ -57,7 +57,6 @@ static void offer_images(struct choices *ch)
 
 static void offer_value(struct choices *ch, const struct flag_spec *f)
 {
-    ch->value = true;
     for (unsigned i = 0; f->words && f->words[i]; i++)
         offer(ch, f->words[i], NULL);
     if (f->kind == VAL_IMAGE)
@@ -125,7 +124,6 @@ static void offer_words(struct choices *ch, const struct cmd *cmd, char *const *
     while (nargs && a->kind && !a->many && a + 1 < cmd->args + ARRAY_SIZE(cmd->args))
         a++, nargs--;
     if (ch->prefix[0] != '-' && (!nargs || a->many) && a->kind) {
-        ch->value = a->kind != ARG_TOPIC;
         if (a->kind == ARG_VM)
             offer_vms(ch);
         else if (a->kind == ARG_TOPIC)
@@ -133,7 +131,7 @@ static void offer_words(struct choices *ch, const struct cmd *cmd, char *const *
         else if (ch->list && !ch->prefix[0])
             rep_str(ch->list, a->name), rep_str(ch->list, "a word of your choice");
     }
-    if (flags && (ch->prefix[0] == '-' || ch->list || !a->kind || (a->many && nargs)))
+    if (flags && (ch->prefix[0] == '-' || ch->help || !a->kind || a->optional || (a->many && nargs && !ch->n)))
         offer_flags(ch, cmd, w, n);
 }
 
@@ -229,7 +227,7 @@ static void help_or_complete(struct session *s, struct editor *e, bool help)
 {
     struct words *ws = kmalloc(sizeof *ws);
     struct report *list = kmalloc(sizeof *list);
-    struct choices ch = { .list = list };
+    struct choices ch = { .help = help, .list = list };
     if (ws && list && words_at_cursor(ws, e)) {
         rep_init(list);
         rep_table(list, "choices", choice_columns, ARRAY_SIZE(choice_columns));
