@@ -92,10 +92,8 @@ static unsigned take_tx(const struct uart *u, uint8_t *buf)
 static void sent(struct uart *u, unsigned n)
 {
     drop_first(&u->tx, n);
-    if (n && !u->tx.n) {
+    if (n && !u->tx.n)
         u->thre_irq = true;
-        vtimer_cancel(&u->stall_timer);
-    }
 }
 
 static unsigned rx_room(const struct uart *u)
@@ -112,8 +110,10 @@ static void pump_once(struct uart *u)
     unsigned done = n ? chan_write(u->chan, CHAN_DEV, out, n) : 0;
     unsigned got = room ? chan_read(u->chan, CHAN_DEV, in, room) : 0;
     spin_lock(&u->lock);
-    if (done)
+    if (done) {                 /* somebody reads: the patience starts over */
         u->stalled = false;
+        vtimer_cancel(&u->stall_timer);
+    }
     sent(u, MIN(done, u->tx.n));
     if (u->tx.n && u->stalled) {
         u->dropped += u->tx.n;
