@@ -1,6 +1,8 @@
 /* #VMEXIT codes → struct exit.  Nothing is decided here. */
 #include "kernel/svm/svm.h"
 
+enum { CPUID_XSTATE = 0xd };     /* the one leaf that depends on XCR0 */
+
 static enum exit_kind pio(const struct vmcb *b, struct exit *e)
 {
     uint64_t i = b->exitinfo1;
@@ -100,4 +102,6 @@ void svm_translate(struct vcpu *v, struct exit *e)
     e->insn_len = e->nbytes = 0;
     e->next_rip = svm_features.nrips ? b->nrip : 0;
     e->kind = kind_of(v, e);
+    if (unlikely(e->kind == EXIT_CPUID && (uint32_t)v->gpr[RAX] == CPUID_XSTATE))
+        svm_notice_xcr0(v);
 }

@@ -160,6 +160,16 @@ static void load_xcr0(struct svm_vcpu *s, uint64_t xcr0)
     s->xcr0_loaded = xcr0;
 }
 
+/*
+ * QEMU's software SVM (to 7.2 at least) has no XSETBV intercept: the guest's value is found in the CPU.  Where the intercept works this changes nothing.
+ */
+void svm_notice_xcr0(struct vcpu *v)
+{
+    struct svm_vcpu *s = svm_of(v);
+    if (cpu_has(FEAT_XSAVE) && xgetbv(0) != s->xcr0_loaded)
+        v->xcr0 = s->xcr0_loaded = xgetbv(0);
+}
+
 static void svm_load(struct vcpu *v, bool migrated)
 {
     struct svm_vcpu *s = svm_of(v);
@@ -176,6 +186,7 @@ static void svm_load(struct vcpu *v, bool migrated)
 static void svm_put(struct vcpu *v)
 {
     struct svm_vcpu *s = svm_of(v);
+    svm_notice_xcr0(v);
     load_xcr0(s, cpu_info.xcr0);                /* the scheduler saves vector state under the host's XCR0 */
     if (s->dr_loaded)
         debug_out_of_cpu(s);

@@ -48,5 +48,6 @@ int  svm_msr_init(struct vm *);
 void svm_msr_fini(struct vm *);
 hpa_t svm_msr_bitmap(const struct vm *);
 void svm_set_pass(struct vm *, enum hv_pass, uint32_t what, bool pass);
-/* svm.c: debug registers */
+/* svm.c */
+void svm_notice_xcr0(struct vcpu *);
 void svm_load_debug(struct vcpu *);
