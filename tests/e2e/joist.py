@@ -43,11 +43,12 @@ def mkimage(kind, out, *options):
 
 
 class Machine:
-    """Everything the machine says on COM1 is kept in .log and echoed to stdout; expect() searches what came after the last match."""
+    """Everything the machine says on COM1 is kept in .log and echoed to stdout (the word .hide in lower case);
+    expect() searches what came after the last match."""
 
     def __init__(self, *options, emulator="qemu", echo=True):
         self.dir = tempfile.TemporaryDirectory(prefix="joist.")
-        self.log, self.at, self.echo = "", 0, echo
+        self.log, self.at, self.echo, self.shown, self.hide = "", 0, echo, 0, None
         path = os.path.join(self.dir.name, "serial")
         if emulator == "qemu":
             argv = ["scripts/run-qemu", "--serial", "unix:" + path]
@@ -85,10 +86,16 @@ class Machine:
             data = b""
         text = data.decode(errors="replace").replace("\r", "")
         self.log += text
-        if self.echo:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+        self._show(self.log.rfind("\n") + 1 if data else len(self.log))
         return bool(data)
+
+    def _show(self, end):
+        """Echoes whole lines, so that ours never land inside one."""
+        if self.echo and end > self.shown:
+            text = self.log[self.shown:end]
+            sys.stdout.write(text.replace(self.hide, self.hide.lower()) if self.hide else text)
+            sys.stdout.flush()
+            self.shown = end
 
     def expect(self, pattern, seconds=30):
         """Waits for a regular expression and returns the match."""
@@ -117,6 +124,7 @@ class Machine:
         return self.process.wait(10)
 
     def close(self):
+        self._show(len(self.log))
         self.serial.close()
         if self.process.poll() is None:
             self.process.terminate()

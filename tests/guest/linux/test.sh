@@ -56,6 +56,7 @@ check_rtc() {
 check_disk() {
     disks=
     for d in /sys/block/*; do
+        [ -e "$d" ] || continue
         case ${d##*/} in loop*|ram*|sr*|fd*) continue;; esac
         disks="$disks ${d##*/}:$(cat "$d/size")"
         dd "if=/dev/${d##*/}" of=/dev/null bs=64k count=16 2> /dev/null || { fail "${d##*/} cannot be read"; return; }
