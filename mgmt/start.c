@@ -75,10 +75,10 @@ static void define_demo(void)
     kfree(d);
 }
 
-/* ---- Self-test ---- */
-struct selftest { struct session *s; unsigned passed, failed; };
+/* ---- Test guests ---- */
+struct testrun { struct session *s; unsigned passed, failed; };
 
-static bool selftest_definition(const struct host_image *img, struct vmdef *d)
+static bool testguest_definition(const struct host_image *img, struct vmdef *d)
 {
     if (has_suffix(img->name, definition_suffix)) {
         if (!read_definition(img, d))
@@ -96,7 +96,7 @@ static bool selftest_definition(const struct host_image *img, struct vmdef *d)
 }
 
 /* Waits until the guest has stopped; false after a minute. */
-static bool selftest_wait(struct session *s, struct guest *g, struct guest_status *st)
+static bool testguest_wait(struct session *s, struct guest *g, struct guest_status *st)
 {
     struct watch me;
     uint64_t until = clock_ns() + 60000000000ull;
@@ -107,39 +107,39 @@ static bool selftest_wait(struct session *s, struct guest *g, struct guest_statu
     return st->state <= GUEST_CRASHED;
 }
 
-static void selftest_one(struct selftest *t, const char *name, const struct vmdef *d)
+static void testguest_one(struct testrun *t, const char *name, const struct vmdef *d)
 {
     struct fail f = { 0 };
     struct guest_status st = { 0 };
     struct guest *g = NULL;
-    bool ran = !guest_define(d, &f) && (g = guest_find(d->name, &f)) && !guest_start(g, &f), ended = ran && selftest_wait(t->s, g, &st);
+    bool ran = !guest_define(d, &f) && (g = guest_find(d->name, &f)) && !guest_start(g, &f), ended = ran && testguest_wait(t->s, g, &st);
     bool ok = ended && st.cause == STOP_DEBUG_EXIT && !st.code;
     ok ? t->passed++ : t->failed++;
     if (!ran)
-        session_msg(t->s, "selftest %s: FAIL: %s\n", name, f.message);
+        session_msg(t->s, "guest test %s: FAIL: %s\n", name, f.message);
     else if (!ended)
-        session_msg(t->s, "selftest %s: FAIL: no end after 60 s\n", name), guest_kill(g, &f);
+        session_msg(t->s, "guest test %s: FAIL: no end after 60 s\n", name), guest_kill(g, &f);
     else
-        session_msg(t->s, "selftest %s: %s: %s, code %u\n", name, ok ? "ok" : "FAIL", st.reason, st.code);
+        session_msg(t->s, "guest test %s: %s: %s, code %u\n", name, ok ? "ok" : "FAIL", st.reason, st.code);
     if (g)
         guest_put(g);
 }
 
-static void selftest(struct session *s, const char *prefix)
+static void test_guests(struct session *s, const char *prefix)
 {
-    struct selftest t = { .s = s };
+    struct testrun t = { .s = s };
     struct host_image img;
     struct vmdef *d = kmalloc(sizeof *d);
     for (unsigned i = 0; d && host_image(i, &img); i++)
-        if (!strncmp(img.name, prefix, strlen(prefix)) && selftest_definition(&img, d))
-            selftest_one(&t, img.name, d);
+        if (!strncmp(img.name, prefix, strlen(prefix)) && testguest_definition(&img, d))
+            testguest_one(&t, img.name, d);
     kfree(d);
-    session_msg(s, "selftest: %u passed, %u failed\n", t.passed, t.failed);
+    session_msg(s, "guest tests: %u passed, %u failed\n", t.passed, t.failed);
     session_exec(s, "host poweroff --now");
 }
 
 /* ---- Shells ---- */
-struct shell { struct session *session; char run[RUN_MAX], selftest[64], banner[BANNER_MAX]; };
+struct shell { struct session *session; char run[RUN_MAX], testguests[64], banner[BANNER_MAX]; };
 
 static void make_banner(char *out, size_t len)
 {
@@ -160,8 +160,8 @@ static void shell_thread(void *arg)
     struct session *s = sh->session;
     if (sh->run[0])
         session_exec(s, sh->run);
-    if (sh->selftest[0])
-        selftest(s, sh->selftest);
+    if (sh->testguests[0])
+        test_guests(s, sh->testguests);
     session_run(s);
     log_err("mgmt", "a console's shell ended");
 }
@@ -189,7 +189,7 @@ static void start_shell(unsigned i, int log_level)
     }
     if (!i) {
         get_option("run", sh->run, sizeof sh->run);
-        get_option("selftest", sh->selftest, sizeof sh->selftest);
+        get_option("testguests", sh->testguests, sizeof sh->testguests);
     }
     console_take_log(i, log_level, wake, sh->session);
     if (!thread_start("shell", shell_thread, sh))
@@ -203,7 +203,7 @@ void mgmt_start(void)
     guest_table_init();
     if (get_option("loglevel", val, sizeof val))
         parse_uint(val, &level);
-    get_option("selftest", prefix, sizeof prefix);
+    get_option("testguests", prefix, sizeof prefix);
     define_from_store(prefix);
     if (get_option("demo", val, sizeof val))
         define_demo();
