@@ -20,6 +20,7 @@
 #include "kernel/x86/mitigations.h"
 #include "kernel/x86/panic.h"
 #include "kernel/x86/power.h"
+#include "kernel/x86/provoke.h"
 #include "kernel/x86/random.h"
 #include "kernel/x86/smp.h"
 #include "kernel/x86/time.h"
@@ -211,6 +212,8 @@ static void init_thread(void *arg)
     host_check_images();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
     mgmt_start();
+    if (bootinfo_option(&boot, "fault", v, sizeof(v)) && !log_has_previous())   /* once: not again after the reset it led to */
+        provoke(v);
 }
 
 __attribute__((noreturn)) void kernel_main(uint32_t kind, uint64_t info_pa)

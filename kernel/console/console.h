@@ -49,4 +49,5 @@ void log_init(void);                            /* before the first line; small 
 void log_use_area(void *mem, size_t bytes, void *previous_copy);
 void log_start_thread(void);                    /* from now on a thread prints; before, log_write does */
 void log_panic_mode(void);                      /* no locks, everything printed at once */
+bool log_has_previous(void);                    /* lines of the boot before the last warm reset were found */
 bool log_read_previous(uint64_t *seq, struct log_line *);

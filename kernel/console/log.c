@@ -163,6 +163,7 @@ void console_take_log(unsigned i, int level, void (*notify)(void *arg), void *ar
     if (!c)
         return;
     spin_lock(&lg.print_lock);
+    flush_console(c);                   /* what the boot had to say comes before the prompt */
     c->take_level = level, c->notify = notify, c->notify_arg = arg, c->taken = true;
     spin_unlock(&lg.print_lock);
 }
@@ -184,6 +185,8 @@ void log_use_area(void *mem, size_t bytes, void *previous_copy)
     lg.ring = r;
     ring_unlock(f);
 }
+
+bool log_has_previous(void) { return lg.have_previous; }
 
 bool log_read_previous(uint64_t *seq, struct log_line *l)
 {

@@ -48,6 +48,8 @@ static void detect_name(void)
         memcpy(raw + 16 * i, &r, 16);
     }
     strcpy(cpu_info.brand, raw + strspn(raw, " "));
+    for (size_t n = strlen(cpu_info.brand); n && cpu_info.brand[n - 1] == ' '; n--)
+        cpu_info.brand[n - 1] = 0;
 }
 
 static void detect_widths(void)

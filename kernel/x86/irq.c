@@ -8,9 +8,9 @@
 #include "kernel/x86/lapic.h"
 #include "kernel/x86/smp.h"
 #include "kernel/x86/smp_internal.h"
+#include "kernel/x86/time.h"
 #include "kernel/x86/time_internal.h"
 #include "kernel/x86/trap.h"
-#include "kernel/x86/watchdog.h"
 
 struct irq_desc { irq_fn *fn; void *arg; const char *name; uint64_t count; };
 
@@ -253,14 +253,14 @@ void irq_dispatch_vector(uint8_t vector)
     case VEC_TIMER:
         lapic_eoi();
         p->timer_irqs++;
-        watchdog_tick();
+        watchdog_touch();
         clockevent_interrupt();
         break;
     case VEC_RESCHED:
     case VEC_KICK:              /* the exit from the guest or from HLT was the purpose */
         lapic_eoi();
         p->ipis++;
-        watchdog_tick();
+        watchdog_touch();
         break;
     case VEC_CALL:
         lapic_eoi();

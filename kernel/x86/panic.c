@@ -28,28 +28,30 @@ static bool readable(uintptr_t va)
     return IS_ALIGNED(va, 8) && (image || stack || heap) && !kstack_is_guard(va + 15);
 }
 
-static void print_frame(uint64_t rip, const char *note)
+/* back: 1 for return addresses, because the call may have been its function's last instruction. */
+static void print_frame(uint64_t rip, unsigned back)
 {
     uintptr_t off = 0;
-    const char *name = symtab_lookup(rip, &off);
-    log_err("cpu", "  [%016llx] %s+%#llx%s", (unsigned long long)rip, name ? name : "?", (unsigned long long)off, note);
+    const char *name = symtab_lookup(rip - back, &off);
+    log_err("cpu", "  [%016llx] %s+%#llx", (unsigned long long)rip, name ? name : "?", (unsigned long long)(off + back));
 }
 
 void backtrace(uint64_t rip, uint64_t rbp)
 {
     if (rip)
-        print_frame(rip, "");
+        print_frame(rip, 0);
     for (unsigned depth = 0; depth < 40 && readable(rbp); depth++) {
         const uint64_t *frame = (const uint64_t *)rbp;
         uint64_t next = frame[0], ret = frame[1];
+        unsigned back = 1;
         if (ret == (uint64_t)trap_return) {
             const struct trap_frame *f = (const struct trap_frame *)(frame + 2);
             log_err("cpu", "  -- vector %u --", (unsigned)f->vector);
-            ret = f->rip, next = f->rbp;
+            ret = f->rip, next = f->rbp, back = 0;
         }
         if (ret < KERNEL_BASE)
             break;
-        print_frame(ret, "");
+        print_frame(ret, back);
         if (next <= rbp && next >= rbp - KSTACK_SIZE)   /* frames grow upwards; another stack may lie anywhere */
             break;
         rbp = next;

@@ -40,9 +40,10 @@ struct percpu {
     uint64_t tsc_offset;                /* added to RDTSC for clock_ns: 0 unless TSCs differ and TSC_ADJUST is missing */
     uint64_t irqs, ipis, timer_irqs, spurious, nmis, nmi_unknown;
     uint64_t nmi_where;                 /* RIP that the last expected NMI interrupted */
-    uint64_t resched_since;             /* SOFT_RESCHED not honoured since; 0: none pending */
-    bool stuck;                         /* the watchdog has said so */
-    uint64_t watchdog_ns;               /* clock_ns() of the last sign of life: see watchdog_touch() */
+    uint32_t watchdog_unanswered;       /* kicks by the CPU that watches this one since the last sign of life */
+    uint32_t watchdog_undone;           /* rounds that found soft work waiting since this CPU's own timers ran */
+    bool watchdog_said;
+    struct timer watchdog;
     uint64_t armed_ns;                  /* deadline programmed into the clock event; ~0: none */
     struct irq_desc *vectors[256];      /* interrupt handlers by vector, changed under the IRQ lock */
     uint64_t gdt[8] __aligned_to(16);

@@ -15,6 +15,7 @@
 #include "kernel/x86/time.h"
 #include "kernel/x86/trap.h"
 #include "kernel/x86/vmap.h"
+#include "kernel/x86/watchdog.h"
 
 enum { INIT_US = 10000, SIPI_US = 200, ONLINE_MS = 1000 };
 enum ap_stage { AP_WAITING, AP_ALIVE /* on its own stack: the trampoline is free */, AP_CHECKED /* fit to run */, AP_READY, AP_FAILED };
@@ -38,7 +39,7 @@ static void ap_main(void *arg)
     time_sync_self();
     time_init_cpu();
     sched_init_cpu();
-    watchdog_touch();
+    watchdog_start();
     p->online = true;
     atomic_store(&ap.stage, (uint32_t)AP_READY);
     sched_start_cpu();

@@ -25,5 +25,5 @@ void clockevent_set_handler(void (*fn)(void));
 
 /* Busy wait without interrupts or scheduler, for hardware delays. */
 void delay_us(unsigned us);
-/* Sign of life of this CPU for the watchdog; the idle loop and the timer interrupt call it. */
+/* Sign of life of this CPU for the watchdog; the idle loop, timer interrupts and kicks give it. */
 void watchdog_touch(void);

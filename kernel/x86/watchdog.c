@@ -8,17 +8,20 @@
 #include "kernel/x86/time.h"
 
 /*
- * Every PERIOD a timer on the boot CPU kicks CPUs that gave no sign of life since: an idle CPU answers, one with interrupts off does not.  Any CPU's timer
- * interrupt looks at its neighbour too, so that the boot CPU is watched as well.
+ * Every PERIOD a timer on each CPU looks at the next CPU and kicks it if it gave no sign of life meanwhile: an idle one answers, one with interrupts off does not.
+ * PATIENCE kicks without an answer, or soft work (a switch, a timer) left undone for so long, and the watching CPU says so.  Counting its own kicks instead
+ * of comparing times keeps a watcher that was stuck itself from blaming others.
  */
 #define PERIOD_NS   2000000000ull
-#define STUCK_NS    10000000000ull
+enum { PATIENCE = 5 };
 
-static struct timer timer;
+void watchdog_touch(void)
+{
+    struct percpu *p = this_cpu();
+    atomic_store_relaxed(&p->watchdog_unanswered, 0u);
+}
 
-void watchdog_touch(void) { atomic_store_relaxed(&this_cpu()->watchdog_ns, clock_ns()); }
-
-/* The NMI handler has noted RIP and the thread; printing there could meet the log's own lock. */
+/* The NMI handler notes where it was; printing there could meet the log's own lock. */
 static void report(struct percpu *p, const char *what)
 {
     uintptr_t off = 0;
@@ -30,49 +33,39 @@ static void report(struct percpu *p, const char *what)
     atomic_store(&p->nmi_expected, false);
     uint64_t rip = atomic_load(&p->nmi_where);
     const char *name = rip ? symtab_lookup(rip, &off) : NULL;
-    log_err("watchdog", "CPU %u is stuck for 10 s (%s): thread %s at %#llx %s+%#llx", (unsigned)p->cpu, what, p->current ? thread_name(p->current) : "boot",
+    struct thread *t = READ_ONCE(p->current);
+    log_err("watchdog", "CPU %u is stuck for 10 s (%s): thread %s at %#llx %s+%#llx", (unsigned)p->cpu, what, t ? thread_name(t) : "boot",
             (unsigned long long)rip, name ? name : "?", (unsigned long long)off);
 }
 
-static void check(struct percpu *p, uint64_t now)
+static void check(struct percpu *p)
 {
-    uint64_t seen = atomic_load_relaxed(&p->watchdog_ns), since = atomic_load_relaxed(&p->resched_since);
-    if (!p->online || p == this_cpu() || atomic_load_relaxed(&p->stuck))
+    if (p == this_cpu() || !p->online)
         return;
-    if (seen + STUCK_NS < now || (since && since + STUCK_NS < now)) {
-        if (!atomic_xchg(&p->stuck, true))
-            report(p, seen + STUCK_NS < now ? "interrupts off" : "preemption off");
-    } else if (seen + PERIOD_NS < now) {
+    unsigned unanswered = atomic_add(&p->watchdog_unanswered, 1u) - 1, undone = atomic_load_relaxed(&p->watchdog_undone);
+    if (unanswered == PATIENCE)
+        report(p, "interrupts off");
+    else if (unanswered < PATIENCE && undone >= PATIENCE && !atomic_xchg(&p->watchdog_said, true))
+        report(p, "preemption off");
+    if (p->softwork)
+        atomic_add(&p->watchdog_undone, 1u);
+    if (unanswered)
         smp_kick(p->cpu);
-    }
 }
 
 static void tick(struct timer *t)
 {
-    uint64_t now = clock_ns();
-    watchdog_touch();
-    for (unsigned i = 0; i < percpu_count; i++)
-        check(percpu_of(i), now);
-    timer_arm(t, now + PERIOD_NS);
-}
-
-/* Any interrupt but those that the stuck loop itself could cause counts as life; so does a switch. */
-void watchdog_tick(void)
-{
     struct percpu *p = this_cpu();
-    uint64_t now = clock_ns();
-    p->watchdog_ns = now;
-    p->resched_since = !(p->softwork & SOFT_RESCHED) ? 0 : p->resched_since ? p->resched_since : now;
-    p->stuck = p->stuck && p->resched_since;
-    struct percpu *next = percpu_of((p->cpu + 1) % percpu_count);
-    if (next != p && next->online && atomic_load_relaxed(&next->watchdog_ns) + PERIOD_NS < now)
-        check(next, now);
+    watchdog_touch();
+    atomic_store_relaxed(&p->watchdog_undone, 0u);
+    atomic_store_relaxed(&p->watchdog_said, false);
+    check(percpu_of((p->cpu + 1) % percpu_count));
+    timer_arm(t, clock_ns() + PERIOD_NS);
 }
 
 void watchdog_start(void)
 {
-    for (unsigned i = 0; i < percpu_count; i++)
-        percpu_of(i)->watchdog_ns = clock_ns();
-    timer_init(&timer, tick);
-    timer_arm(&timer, clock_ns() + PERIOD_NS);
+    struct percpu *p = this_cpu();
+    timer_init(&p->watchdog, tick);
+    timer_arm(&p->watchdog, clock_ns() + PERIOD_NS);
 }

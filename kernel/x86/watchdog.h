@@ -1,4 +1,3 @@
-/* Names CPUs that do not answer interrupts, or do not reschedule, for 10 s. */
+/* Names CPUs that do not answer interrupts, or leave timers and switches undone, for 10 s. */
 #pragma once
-void watchdog_start(void);      /* boot CPU, after sched_init_cpu() */
-void watchdog_tick(void);       /* timer interrupt of this CPU */
+void watchdog_start(void);      /* each CPU, after sched_init_cpu() */
