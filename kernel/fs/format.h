@@ -69,7 +69,7 @@ _Static_assert(sizeof(struct node_child) == 32, "child");
 
 #define NODE_MAX_CHILDREN ((FS_BLOCK - sizeof(struct node_hdr)) / sizeof(struct node_child))
 #define NODE_MAX_LEVEL  8
-#define NODE_MAX_VALUE  512u
+#define NODE_MAX_VALUE  288u
 
 /* Keys of the name tree: a = inode, b = type << 56 | number. */
 enum { ITEM_INODE = 1, ITEM_DIRENT = 2, ITEM_ORPHAN = 3 };
@@ -124,7 +124,7 @@ struct fs_super {
     uint32_t flags;             /* SUPER_* */
     uint32_t zero0;
     char label[32];
-    uint8_t zero[4096 - 168];
+    uint8_t zero[4096 - 144];
 };
 enum { SUPER_CSUM_DATA = 1 };
 _Static_assert(sizeof(struct fs_super) == FS_BLOCK, "superblock");
