@@ -49,8 +49,13 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "JOIST ", "JOISTPC ", 1)
                 Return (ConcatenateResTemplate (CRES, CR64))
             }
 
-            /* The OS may have native PCIe features; there are none to control. */
-            Method (_OSC, 4) { Return (Arg3) }
+            /* There are no native PCIe features to hand over: all control bits denied. */
+            Method (_OSC, 4, Serialized)
+            {
+                CreateDWordField (Arg3, 8, CTRL)
+                CTRL = 0
+                Return (Arg3)
+            }
 
             /* Device d, pin p is PIRQ (d + p) mod 8 (intx_pirq() in pci.c): GSI 16 to 23, or what the router says. */
             Method (PRTA, 0, Serialized)
