@@ -144,8 +144,8 @@ static struct mutex_state *ms(struct mutex *m) { return (struct mutex_state *)m-
 static struct thread *self_or_boot(void)
 {
     static struct thread boot;
-    struct thread *t = thread_self();
-    return t ? t : &boot;
+    struct thread *t = cpu_current();
+    return likely(t) ? t : &boot;
 }
 
 static struct thread *owner_of(uintptr_t word) { return (struct thread *)(word & ~(uintptr_t)MUTEX_WAITERS); }
@@ -186,10 +186,13 @@ static bool spin_for_owner(struct mutex_state *s, struct thread *self)
     return false;
 }
 
-static void mutex_lock_slow(struct mutex_state *s, struct thread *self)
+__attribute__((noinline)) static void mutex_lock_slow(struct mutex_state *s, struct thread *self)
 {
     struct waiter w;
     bool overtaken = false;
+    sched_may_sleep("mutex_lock");
+    if (spin_for_owner(s, self))
+        return;
     spin_lock(&s->lock);
     for (;;) {
         uintptr_t word = atomic_or(&s->word, (uintptr_t)MUTEX_WAITERS);
@@ -220,22 +223,13 @@ void mutex_lock(struct mutex *m)
 {
     struct mutex_state *s = ms(m);
     struct thread *self = self_or_boot();
-    if (unlikely(!try_owner(s, 0, self))) {
-        sched_may_sleep("mutex_lock");
-        if (!spin_for_owner(s, self))
-            mutex_lock_slow(s, self);
-    }
+    if (unlikely(!try_owner(s, 0, self)))
+        mutex_lock_slow(s, self);
     self->mutexes++;
 }
 
-void mutex_unlock(struct mutex *m)
+__attribute__((noinline)) static void mutex_unlock_slow(struct mutex_state *s, struct thread *self)
 {
-    struct mutex_state *s = ms(m);
-    struct thread *self = self_or_boot();
-    uintptr_t expect = (uintptr_t)self;
-    self->mutexes--;
-    if (likely(atomic_cas(&s->word, &expect, (uintptr_t)0)))
-        return;
     spin_lock(&s->lock);
     ASSERT(owner_of(s->word) == self);
     struct waiter *w = list_first(&s->waiters, struct waiter, link);
@@ -245,6 +239,15 @@ void mutex_unlock(struct mutex *m)
     if (w)
         waiter_wake(w);
     spin_unlock(&s->lock);
+}
+
+void mutex_unlock(struct mutex *m)
+{
+    struct thread *self = self_or_boot();
+    uintptr_t expect = (uintptr_t)self;
+    self->mutexes--;
+    if (unlikely(!atomic_cas(&ms(m)->word, &expect, (uintptr_t)0)))
+        mutex_unlock_slow(ms(m), self);
 }
 
 /* ---- Condition ---- */

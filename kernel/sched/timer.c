@@ -22,7 +22,7 @@ struct timer_base {
     struct timer *running;
     uint64_t not_before;                /* pause after a full batch */
     uint64_t first_ns, slice_ns;        /* what timers and scheduler want; ~0: nothing; this CPU only, interrupts off */
-    uint64_t due_ns;                    /* time of the interrupt that raised SOFT_TIMER */
+    uint64_t due_ns;                    /* reached when SOFT_TIMER was raised */
     uint64_t armed_ns;                  /* what the clock event is set to */
 };
 
@@ -48,7 +48,7 @@ static void program(struct timer_base *b)
 static void clock_interrupt(void)
 {
     struct timer_base *b = this_base();
-    uint64_t now = clock_ns();
+    uint64_t now = likely(b->armed_ns != ~0ull) ? b->armed_ns : clock_ns();     /* it has been reached, and knowing more costs more */
     b->armed_ns = ~0ull;
     if (b->first_ns <= now) {
         b->first_ns = ~0ull;            /* timer_run() looks again */
@@ -180,26 +180,37 @@ void timer_cancel_sync(struct timer *t)
     }
 }
 
+static struct timer *take_due(struct timer_base *b, uint64_t now)
+{
+    struct pheap_node *first = pheap_first(&b->queue);
+    if (!first || first->key > now)
+        return NULL;
+    pheap_pop(&b->queue);
+    struct timer *t = timer_of(first);
+    state(t)->armed = 0;
+    b->running = t;
+    return t;
+}
+
+/* The clock is read only if there are more timers than the one whose time is known to have come. */
 void timer_run(void)
 {
     struct timer_base *b = this_base();
-    uint64_t now = b->due_ns;           /* what became due since then has its own interrupt */
+    uint64_t now = b->due_ns;
     unsigned n = 0;
-    spin_lock(&b->lock);
-    for (struct pheap_node *first; (first = pheap_first(&b->queue)) && first->key <= now && n < BATCH; n++) {
-        struct timer *t = timer_of(first);
-        pheap_pop(&b->queue);
-        state(t)->armed = 0;
-        b->running = t;
-        spin_unlock(&b->lock);
+    raw_lock(&b->lock);
+    for (struct timer *t; n < BATCH && (t = take_due(b, now)); n++) {
+        raw_unlock(&b->lock);
         t->fn(t);
         atomic_store(&b->running, (struct timer *)NULL);        /* t may be gone */
-        spin_lock(&b->lock);
+        raw_lock(&b->lock);
+        if (b->queue.root && !n)
+            now = clock_ns();
     }
     struct pheap_node *first = pheap_first(&b->queue);
     b->not_before = n == BATCH ? now + BATCH_PAUSE_NS : 0;
     set_first(b, first ? MAX(first->key, b->not_before) : ~0ull);
-    spin_unlock(&b->lock);
+    raw_unlock(&b->lock);
 }
 
 void timer_init_cpu(void)
