@@ -12,7 +12,7 @@ static unsigned failures;
         failures += !ok_; \
         char text_[120]; \
         snprintf(text_, sizeof text_, __VA_ARGS__); \
-        log_info("selftest", "RESULT %s sched.%s: %s", ok_ ? "PASS" : "FAIL", name, text_); \
+        log_info("selftest", "RESULT sched-%s %s %s", name, ok_ ? "ok" : "FAIL", text_); \
     } while (0)
 
 static uint32_t next_random(uint32_t *s)
@@ -569,7 +569,7 @@ static void figures(void)
     unsigned lock = ticks_each(once_lock), mtx = ticks_each(once_mutex), clock = ticks_each(once_clock), arm = ticks_each(once_arm);
     timer_cancel_sync(&figure_timer);
     unsigned at, expire = expiry_ns(&at), wake = ticks_each(once_wake_self);
-    log_info("selftest", "RESULT INFO sched.figures: spin_lock+unlock %u, mutex %u, clock_ns %u, timer_arm %u, needless wake %u; timer to callback %u ns, to return %u ns",
+    log_info("selftest", "figures: spin_lock+unlock %u, mutex %u, clock_ns %u, timer_arm %u, needless wake %u; timer to callback %u ns, to return %u ns",
              lock, mtx, clock, arm, wake, at, expire);
 }
 
@@ -592,6 +592,6 @@ bool sched_selftest(void)
     test_weights();
     test_cap();
     test_balance();
-    log_info("selftest", "RESULT %s sched: %u failures on %u CPUs", failures ? "FAIL" : "PASS", failures, port_ncpus());
+    log_info("selftest", "sched: %u failures on %u CPUs", failures, port_ncpus());
     return !failures;
 }

@@ -1,4 +1,4 @@
-/* The scheduler's test of itself, on the real machine: command line selftest=sched.  Prints RESULT lines on the log. */
+/* The scheduler's test of itself, on the real machine: command line selftest=sched.  Logs "RESULT sched-NAME ok|FAIL what was seen". */
 #pragma once
 #include "kernel/lib/base.h"
 
