@@ -319,8 +319,11 @@ static int rtc_snap(void *dev, struct snap *s)
 {
     struct rtc *r = dev;
     spin_lock(&r->lock);
-    if (!snap_loading(s) && ticking(r))
-        put_time(r, 0);         /* the time is the offset; what the registers were last read as is no state */
+    if (!snap_loading(s)) {
+        update(r);
+        if (ticking(r))
+            put_time(r, 0);     /* the time is the offset; what the registers were last read as is no state */
+    }
     snap_begin(s, "rtc", 1);
     SNAP(s, r->index);
     SNAP(s, r->cmos);
