@@ -125,6 +125,16 @@ static uint64_t next_rise(const struct counter *c, uint64_t now)
     }
 }
 
+static void arm(struct pit *p, uint64_t now)
+{
+    const struct counter *c = &p->c[0];
+    uint64_t t = next_rise(c, now);
+    if (t == UINT64_MAX)
+        vtimer_cancel(&p->timer);
+    else
+        vtimer_arm(&p->timer, MAX(ticks_to_ns(t), periodic(c) ? vmclock_now(p->clock) + PIT_MIN_PERIOD_NS : 0));
+}
+
 /* The wire shows OUT; between two rises of a periodic counter it is not worth a timer to show the low part, the next rise brings it. */
 static void update(struct pit *p, uint64_t now)
 {
@@ -135,11 +145,7 @@ static void update(struct pit *p, uint64_t now)
         p->irq_level = level;
         irqline_set(&p->irq0, level);
     }
-    uint64_t t = next_rise(c, now);
-    if (t == UINT64_MAX)
-        vtimer_cancel(&p->timer);
-    else
-        vtimer_arm(&p->timer, MAX(ticks_to_ns(t), periodic(c) ? vmclock_now(p->clock) + PIT_MIN_PERIOD_NS : 0));
+    arm(p, now);
 }
 
 static void expired(void *arg)
@@ -245,6 +251,8 @@ static void write_count(struct counter *c, uint8_t val, uint64_t now)
         raw = val << 8 | c->write_lsb;
     }
     uint32_t count = c->bcd ? from_bcd(raw) : raw;
+    if (c->bcd && count > 9999)
+        count = 9999;           /* digits above 9 */
     if (periodic(c) && count == 1)
         count = 2;              /* not allowed in modes 2 and 3 */
     load(c, count ? count : full_range(c), now);
@@ -403,12 +411,14 @@ static int pit_snap(void *dev, struct snap *s)
     spin_unlock(&p->lock);
     if (!snap_loading(s))
         return err;
-    if (err)
+    if (err) {
         pit_reset(p, GDEV_RESET);
+        return err;
+    }
     spin_lock(&p->lock);
-    update(p, now_ticks(p));
+    arm(p, now_ticks(p));
     spin_unlock(&p->lock);
-    return err;
+    return 0;
 }
 
 static void pit_destroy(void *dev)

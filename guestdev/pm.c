@@ -195,6 +195,8 @@ static int pm_snap(void *dev, struct snap *s)
 {
     struct pm *p = dev;
     spin_lock(&p->lock);
+    if (!snap_loading(s))
+        update(p);              /* TMR_STS up to now */
     snap_begin(s, "pm", 1);
     SNAP(s, p->sts);
     SNAP(s, p->en);
