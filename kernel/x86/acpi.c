@@ -70,49 +70,52 @@ static bool rsdp_ok(const struct acpi_rsdp *r, size_t have)
     return have >= 20 && !memcmp(r->signature, "RSD PTR ", 8) && sums_to_zero(r, 20);
 }
 
-static const struct acpi_rsdp *scan(const struct acpi_source *s, hpa_t from, size_t len)
+static hpa_t scan(const struct acpi_source *s, hpa_t from, size_t len)
 {
     const uint8_t *m = s->map(from, len);
     for (size_t i = 0; m && i + 20 <= len; i += 16)
         if (rsdp_ok((const void *)(m + i), len - i))
-            return (const void *)(m + i);
-    return NULL;
+            return from + i;
+    return 0;
 }
 
 /* ACPI 6.4 "Finding the RSDP on IA-PC Systems". */
-static const struct acpi_rsdp *search_rsdp(const struct acpi_source *s)
+static hpa_t search_rsdp(const struct acpi_source *s)
 {
-    const struct acpi_rsdp *r = NULL;
     const uint8_t *bda = s->map(0x40e, 2);
-    hpa_t ebda = bda ? (hpa_t)(bda[0] | bda[1] << 8) << 4 : 0;
+    hpa_t ebda = bda ? (hpa_t)(bda[0] | bda[1] << 8) << 4 : 0, at = 0;
     if (ebda >= 0x400 && ebda < 0xa0000)
-        r = scan(s, ebda, 1024);
-    return r ? r : scan(s, 0xe0000, 0x20000);
+        at = scan(s, ebda, 1024);
+    return at ? at : scan(s, 0xe0000, 0x20000);
+}
+
+/* The RSDP at pa: 20 bytes, and the rest if it says that there is one. */
+static size_t read_rsdp(const struct acpi_source *s, hpa_t pa, struct acpi_rsdp *out)
+{
+    const struct acpi_rsdp *r = pa ? s->map(pa, 20) : NULL;
+    size_t len = 20;
+    if (!r || !rsdp_ok(r, 20))
+        return 0;
+    if (r->revision >= 2) {
+        const struct acpi_rsdp *whole = s->map(pa, sizeof(*out));
+        r = whole ? whole : r, len = whole ? sizeof(*out) : len;
+    }
+    memcpy(out, r, len);
+    return len;
 }
 
 static bool find_rsdp(const struct acpi_source *s, struct acpi_rsdp *out)
 {
-    const void *r = NULL;
-    size_t have = sizeof(*out);
+    size_t have = 0;
     memset(out, 0, sizeof(*out));
     if (s->rsdp_copy && rsdp_ok((const void *)s->rsdp_copy, s->rsdp_copy_len))
-        r = s->rsdp_copy, have = MIN(have, s->rsdp_copy_len);
-    if (!r && s->rsdp) {
-        r = s->map(s->rsdp, 20);
-        if (r && !rsdp_ok(r, 20))
-            r = NULL;
-        if (r && ((const struct acpi_rsdp *)r)->revision >= 2)
-            r = s->map(s->rsdp, have);
-        else
-            have = 20;
-    }
-    if (!r) {
-        r = search_rsdp(s);
-        have = r && ((const struct acpi_rsdp *)r)->revision >= 2 ? sizeof(*out) : 20;
-    }
-    if (!r)
+        memcpy(out, s->rsdp_copy, have = MIN(sizeof(*out), s->rsdp_copy_len));
+    if (!have)
+        have = read_rsdp(s, s->rsdp, out);
+    if (!have)
+        have = read_rsdp(s, search_rsdp(s), out);
+    if (!have)
         return false;
-    memcpy(out, r, have);
     if (out->revision < 2 || have < sizeof(*out) || out->length < sizeof(*out) || !sums_to_zero(out, sizeof(*out)))
         out->xsdt = 0;
     return true;
