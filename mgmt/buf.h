@@ -1,4 +1,7 @@
-/* A growing byte buffer with a ceiling.  Failure (no memory, ceiling) is sticky, so that writers need no check per call; readers look at `failed`. */
+/*
+ * A growing byte buffer with a ceiling.  Failure (no memory, ceiling) is sticky, so that writers need no check per call; readers
+ * look at `failed`.
+ */
 #pragma once
 #include "kernel/lib/base.h"
 

@@ -1,7 +1,9 @@
 /*
- * The command table and what a running command works with.  One table drives parsing, prefixes, help, completion and the reference page.
+ * The command table and what a running command works with.  One table drives parsing, prefixes, help, completion and the
+ * reference page.
  *
- * Grammar: <noun> <verb> [object…] [--flags], in any order after the verb; unambiguous prefixes; "…" '…' and \ quote; ';' separates commands.
+ * Grammar: <noun> <verb> [object…] [--flags], in any order after the verb; unambiguous prefixes; "…" '…' and \ quote; ';'
+ * separates commands.
  */
 #pragma once
 #include "mgmt/report.h"

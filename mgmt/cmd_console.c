@@ -45,7 +45,10 @@ static void feed_guest(struct attach *a)
     a->npending -= n;
 }
 
-/* Terminal to guest.  A guest that reads slowly slows the typist; one that does not read loses what does not fit, so that Ctrl-] always works. */
+/*
+ * Terminal to guest.  A guest that reads slowly slows the typist; one that does not read loses what does not fit, so that Ctrl-]
+ * always works.
+ */
 static bool take_input(struct attach *a)
 {
     uint8_t key;
@@ -97,7 +100,8 @@ static int attach(struct call *c, struct guest *g, unsigned port)
     if (!a)
         return fail_set(&c->fail, EX_RESOURCE, "no memory to attach");
     a->s = s, a->g = g, a->mux = &g->port[port], a->read_only = call_has(c, "ro"), a->line_start = true;
-    session_msg(s, "%s of VM \"%s\"%s; Ctrl-] leaves\n", guest_port_names[port], g->def.name, a->read_only ? ", watching only" : "");
+    session_msg(s, "%s of VM \"%s\"%s; Ctrl-] leaves\n", guest_port_names[port], g->def.name,
+                a->read_only ? ", watching only" : "");
     watch_add(&g->watchers, &on_state, &s->wake);
     watch_add(&a->mux->watchers, &on_output, &s->wake);
     a->pos = conmux_oldest(a->mux);
@@ -108,7 +112,8 @@ static int attach(struct call *c, struct guest *g, unsigned port)
     if (a->leave)
         session_msg(s, "%sleft VM \"%s\"\n", a->line_start ? "" : "\n", g->def.name);
     else
-        session_msg(s, "%sVM \"%s\" is %s%s%s\n", a->line_start ? "" : "\n", g->def.name, guest_state_names[st.state], st.reason[0] ? ": " : "", st.reason);
+        session_msg(s, "%sVM \"%s\" is %s%s%s\n", a->line_start ? "" : "\n", g->def.name, guest_state_names[st.state],
+                    st.reason[0] ? ": " : "", st.reason);
     kfree(a);
     return EX_DONE;
 }

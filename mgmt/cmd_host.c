@@ -15,10 +15,10 @@
 int cmd_host_info(struct call *c)
 {
     static const struct column cols[] = {
-        { "joist", CELL_TEXT, false }, { "cpu", CELL_TEXT, false }, { "vendor", CELL_TEXT, false }, { "cpus", CELL_NUM, false },
-        { "cpus-listed", CELL_NUM, false }, { "virtualization", CELL_TEXT, false }, { "why-not", CELL_TEXT, false }, { "ram", CELL_SIZE, false },
-        { "firmware", CELL_TEXT, false }, { "loader", CELL_TEXT, false }, { "clock", CELL_TEXT, false }, { "tsc-khz", CELL_NUM, false },
-        { "tsc-invariant", CELL_BOOL, false }, { "x2apic", CELL_BOOL, false }, { "uptime", CELL_TIME, false }, { "command-line", CELL_TEXT, false },
+        COL("joist", TEXT), COL("cpu", TEXT), COL("vendor", TEXT), COL("cpus", NUM),
+        COL("cpus-listed", NUM), COL("virtualization", TEXT), COL("why-not", TEXT), COL("ram", SIZE),
+        COL("firmware", TEXT), COL("loader", TEXT), COL("clock", TEXT), COL("tsc-khz", NUM),
+        COL("tsc-invariant", BOOL), COL("x2apic", BOOL), COL("uptime", TIME), COL("command-line", TEXT),
     };
     struct host_facts *f = kmalloc(sizeof *f);
     if (!f)
@@ -53,7 +53,7 @@ static void cpu_row(void *arg, const char *key, const char *value)
 
 int cmd_host_cpu(struct call *c)
 {
-    static const struct column cols[] = { { "item", CELL_TEXT, false }, { "value", CELL_TEXT, false } };
+    static const struct column cols[] = { COL("item", TEXT), COL("value", TEXT) };
     rep_table(&c->rep, "cpu", cols, ARRAY_SIZE(cols));
     host_cpu_lines(cpu_row, &c->rep);
     return EX_DONE;
@@ -62,14 +62,15 @@ int cmd_host_cpu(struct call *c)
 int cmd_host_mem(struct call *c)
 {
     static const struct column cols[] = {
-        { "total", CELL_SIZE, false }, { "free", CELL_SIZE, false }, { "promised", CELL_SIZE, false }, { "images", CELL_SIZE, false },
-        { "joist", CELL_SIZE, false }, { "kernel", CELL_SIZE, false }, { "heap", CELL_SIZE, false }, { "zero-pool", CELL_SIZE, false },
+        COL("total", SIZE), COL("free", SIZE), COL("promised", SIZE), COL("images", SIZE),
+        COL("joist", SIZE), COL("kernel", SIZE), COL("heap", SIZE), COL("zero-pool", SIZE),
     };
     struct host_mem m;
     host_mem(&m);
     uint64_t other = m.free + m.promised + m.images;
     rep_record(&c->rep, "mem", cols, ARRAY_SIZE(cols));
-    const uint64_t cells[] = { m.total, m.free, m.promised, m.images, m.total > other ? m.total - other : 0, m.kernel, m.heap, m.zero_pool };
+    const uint64_t cells[] = { m.total,  m.free, m.promised, m.images, m.total > other ? m.total - other : 0,
+                               m.kernel, m.heap, m.zero_pool };
     for (unsigned i = 0; i < ARRAY_SIZE(cells); i++)
         rep_num(&c->rep, cells[i]);
     return EX_DONE;
@@ -87,7 +88,7 @@ static void pci_row(void *arg, const struct host_pci *p)
 int cmd_host_pci(struct call *c)
 {
     static const struct column cols[] = {
-        { "address", CELL_TEXT, false }, { "id", CELL_TEXT, false }, { "class", CELL_TEXT, false }, { "driver", CELL_TEXT, false }, { "irq", CELL_TEXT, false },
+        COL("address", TEXT), COL("id", TEXT), COL("class", TEXT), COL("driver", TEXT), COL("irq", TEXT),
     };
     rep_table(&c->rep, "pci", cols, ARRAY_SIZE(cols));
     host_pci_each(pci_row, &c->rep);
@@ -96,7 +97,7 @@ int cmd_host_pci(struct call *c)
 
 int cmd_host_time(struct call *c)
 {
-    static const struct column cols[] = { { "time", CELL_UTC, false }, { "uptime", CELL_TIME, false }, { "clock", CELL_TEXT, false } };
+    static const struct column cols[] = { COL("time", UTC), COL("uptime", TIME), COL("clock", TEXT) };
     struct host_facts *f = kmalloc(sizeof *f);
     if (!f)
         return fail_set(&c->fail, EX_RESOURCE, "no memory for the figures");
@@ -137,7 +138,7 @@ static void log_row(void *arg, uint64_t ns, int level, const char *area, const c
 int cmd_host_log(struct call *c)
 {
     static const struct column cols[] = {
-        { "time", CELL_STAMP, false }, { "level", CELL_TEXT, false }, { "area", CELL_TEXT, false }, { "text", CELL_TEXT, false },
+        COL("time", STAMP), COL("level", TEXT), COL("area", TEXT), COL("text", TEXT),
     };
     struct log_pick p = { .r = &c->rep, .level = (int)call_num(c, "level", LOG_INFO) };
     bool previous = call_has(c, "previous");
@@ -201,8 +202,8 @@ struct top { struct samples a, b; uint64_t used[TOP_THREADS]; unsigned order[TOP
 static void top_table(struct report *r, struct top *t, const struct samples *old, const struct samples *new)
 {
     static const struct column cols[] = {
-        { "thread", CELL_TEXT, false }, { "class", CELL_TEXT, false }, { "cpu", CELL_NUM, false }, { "state", CELL_TEXT, false }, { "use", CELL_TEXT, false },
-        { "run", CELL_TIME, false }, { "steal", CELL_TIME, false },
+        COL("thread", TEXT), COL("class", TEXT), COL("cpu", NUM), COL("state", TEXT), COL("use", TEXT),
+        COL("run", TIME), COL("steal", TIME),
     };
     static const char *const classes[] = { "kernel", "service", "vcpu" };
     uint64_t span = new->at > old->at ? new->at - old->at : 1;
@@ -274,11 +275,13 @@ static int top_turns(struct call *c, struct top *t, uint64_t turns, uint64_t int
 int cmd_host_top(struct call *c)
 {
     struct top *t = kmalloc(sizeof *t);
-    uint64_t interval = call_num(c, "interval", 1000000000), turns = call_num(c, "count", c->s->p.interactive && !c->json ? UINT64_MAX : 1);
+    uint64_t interval = call_num(c, "interval", 1000000000),
+             turns = call_num(c, "count", c->s->p.interactive && !c->json ? UINT64_MAX : 1);
     if (!t)
         return fail_set(&c->fail, EX_RESOURCE, "no memory for the figures");
-    int code = interval < 10000000 || !turns ? fail_set(&c->fail, EX_USAGE, "--interval must be 10ms at least, --count 1 at least")
-                                              : top_turns(c, t, turns, interval);
+    int code = interval < 10000000 || !turns
+                   ? fail_set(&c->fail, EX_USAGE, "--interval must be 10ms at least, --count 1 at least")
+                   : top_turns(c, t, turns, interval);
     kfree(t);
     return code;
 }

@@ -10,16 +10,16 @@
 
 /* ---- show ---- */
 static const struct column show_columns[] = {
-    { "name", CELL_TEXT, false }, { "state", CELL_TEXT, false }, { "reason", CELL_TEXT, false }, { "debug-exit-code", CELL_NUM, false },
-    { "uptime", CELL_TIME, false }, { "started", CELL_UTC, false }, { "stopped", CELL_UTC, false }, { "starts", CELL_NUM, false },
-    { "cpus", CELL_NUM, false }, { "mem", CELL_SIZE, false }, { "overhead", CELL_SIZE, false }, { "kernel", CELL_TEXT, false },
-    { "initrd", CELL_TEXT, false }, { "cmdline", CELL_TEXT, false }, { "on-crash", CELL_TEXT, false }, { "cpu-weight", CELL_NUM, false },
-    { "cpu-cap", CELL_NUM, false }, { "autostart", CELL_BOOL, false },
+    COL("name", TEXT), COL("state", TEXT), COL("reason", TEXT), COL("debug-exit-code", NUM),
+    COL("uptime", TIME), COL("started", UTC), COL("stopped", UTC), COL("starts", NUM),
+    COL("cpus", NUM), COL("mem", SIZE), COL("overhead", SIZE), COL("kernel", TEXT),
+    COL("initrd", TEXT), COL("cmdline", TEXT), COL("on-crash", TEXT), COL("cpu-weight", NUM),
+    COL("cpu-cap", NUM), COL("autostart", BOOL),
 };
 static const struct column disk_columns[] = {
-    { "image", CELL_TEXT, false }, { "bus", CELL_TEXT, false }, { "read-only", CELL_BOOL, false }, { "serial", CELL_TEXT, false }, { "size", CELL_SIZE, false },
+    COL("image", TEXT), COL("bus", TEXT), COL("read-only", BOOL), COL("serial", TEXT), COL("size", SIZE),
 };
-static const struct column device_columns[] = { { "bus", CELL_TEXT, false }, { "base", CELL_HEX, false }, { "size", CELL_HEX, false }, { "device", CELL_TEXT, false } };
+static const struct column device_columns[] = { COL("bus", TEXT), COL("base", HEX), COL("size", HEX), COL("device", TEXT) };
 
 static void num_if(struct report *r, bool there, uint64_t v)
 {
@@ -156,7 +156,7 @@ static void log_row(void *arg, uint64_t utc, const char *text)
 
 int cmd_vm_log(struct call *c)
 {
-    static const struct column cols[] = { { "time", CELL_UTC, false }, { "event", CELL_TEXT, false } };
+    static const struct column cols[] = { COL("time", UTC), COL("event", TEXT) };
     struct guest *g = guest_find(c->args[0], &c->fail);
     if (!g)
         return c->fail.code;
@@ -168,17 +168,19 @@ int cmd_vm_log(struct call *c)
 
 /* ---- stats ---- */
 static const struct column time_columns[] = {
-    { "vcpu", CELL_NUM, false }, { "state", CELL_TEXT, false }, { "cpu", CELL_NUM, false }, { "guest", CELL_TIME, false }, { "host", CELL_TIME, false },
-    { "halt", CELL_TIME, false }, { "steal", CELL_TIME, false }, { "exits", CELL_NUM, false }, { "irqs", CELL_NUM, false }, { "nmis", CELL_NUM, false },
-    { "exceptions", CELL_NUM, false }, { "decode-hits", CELL_NUM, true }, { "decode-misses", CELL_NUM, true },
+    COL("vcpu", NUM), COL("state", TEXT), COL("cpu", NUM), COL("guest", TIME), COL("host", TIME),
+    COL("halt", TIME), COL("steal", TIME), COL("exits", NUM), COL("irqs", NUM), COL("nmis", NUM),
+    COL("exceptions", NUM), COL_EXTRA("decode-hits", NUM), COL_EXTRA("decode-misses", NUM),
 };
 #define VCPU_COLUMN(n) { "vcpu" #n, CELL_NUM, false }
 static const struct column exit_columns[] = {
-    { "reason", CELL_TEXT, false }, { "total", CELL_NUM, false },
-    VCPU_COLUMN(0), VCPU_COLUMN(1), VCPU_COLUMN(2), VCPU_COLUMN(3), VCPU_COLUMN(4), VCPU_COLUMN(5), VCPU_COLUMN(6), VCPU_COLUMN(7),
-    VCPU_COLUMN(8), VCPU_COLUMN(9), VCPU_COLUMN(10), VCPU_COLUMN(11), VCPU_COLUMN(12), VCPU_COLUMN(13), VCPU_COLUMN(14), VCPU_COLUMN(15),
-    VCPU_COLUMN(16), VCPU_COLUMN(17), VCPU_COLUMN(18), VCPU_COLUMN(19), VCPU_COLUMN(20), VCPU_COLUMN(21), VCPU_COLUMN(22), VCPU_COLUMN(23),
-    VCPU_COLUMN(24), VCPU_COLUMN(25), VCPU_COLUMN(26), VCPU_COLUMN(27), VCPU_COLUMN(28), VCPU_COLUMN(29), VCPU_COLUMN(30), VCPU_COLUMN(31),
+    COL("reason", TEXT), COL("total", NUM),
+    VCPU_COLUMN(0), VCPU_COLUMN(1), VCPU_COLUMN(2), VCPU_COLUMN(3), VCPU_COLUMN(4), VCPU_COLUMN(5),
+    VCPU_COLUMN(6), VCPU_COLUMN(7), VCPU_COLUMN(8), VCPU_COLUMN(9), VCPU_COLUMN(10), VCPU_COLUMN(11),
+    VCPU_COLUMN(12), VCPU_COLUMN(13), VCPU_COLUMN(14), VCPU_COLUMN(15), VCPU_COLUMN(16), VCPU_COLUMN(17),
+    VCPU_COLUMN(18), VCPU_COLUMN(19), VCPU_COLUMN(20), VCPU_COLUMN(21), VCPU_COLUMN(22), VCPU_COLUMN(23),
+    VCPU_COLUMN(24), VCPU_COLUMN(25), VCPU_COLUMN(26), VCPU_COLUMN(27), VCPU_COLUMN(28), VCPU_COLUMN(29),
+    VCPU_COLUMN(30), VCPU_COLUMN(31),
 };
 _Static_assert(ARRAY_SIZE(exit_columns) == 2 + VMDEF_MAX_CPUS, "one column per virtual CPU");
 _Static_assert(EXIT_KINDS <= 32, "vcpu_stats.exits");
@@ -204,7 +206,8 @@ static void time_table(struct report *r, const struct stats *s)
             exits += v->exits[k];
         rep_num(r, i);
         rep_str(r, !v->started ? "off" : v->halted ? "halted" : "running");
-        const uint64_t cells[] = { v->cpu, v->guest_ns, v->host_ns, v->halt_ns, v->steal_ns, exits, v->irqs, v->nmis, v->exceptions, v->decode_hits, v->decode_misses };
+        const uint64_t cells[] = { v->cpu,  v->guest_ns, v->host_ns,    v->halt_ns,     v->steal_ns,     exits,
+                                   v->irqs, v->nmis,     v->exceptions, v->decode_hits, v->decode_misses };
         for (unsigned k = 0; k < ARRAY_SIZE(cells); k++)
             rep_num(r, cells[k]);
     }
@@ -233,7 +236,8 @@ int cmd_vm_stats(struct call *c)
     if (!g)
         return c->fail.code;
     struct stats s = { .cpu = kzalloc(VMDEF_MAX_CPUS * sizeof *s.cpu), .max = VMDEF_MAX_CPUS };
-    int code = s.cpu ? guest_with_machine(g, take_stats, &s, &c->fail) : fail_set(&c->fail, EX_RESOURCE, "no memory for the figures");
+    int code = s.cpu ? guest_with_machine(g, take_stats, &s, &c->fail)
+                     : fail_set(&c->fail, EX_RESOURCE, "no memory for the figures");
     if (!code) {
         time_table(&c->rep, &s);
         exit_table(&c->rep, &s);
@@ -246,7 +250,7 @@ int cmd_vm_stats(struct call *c)
 /* ---- image list ---- */
 int cmd_image_list(struct call *c)
 {
-    static const struct column cols[] = { { "name", CELL_TEXT, false }, { "size", CELL_SIZE, false }, { "state", CELL_TEXT, false } };
+    static const struct column cols[] = { COL("name", TEXT), COL("size", SIZE), COL("state", TEXT) };
     struct host_image img;
     rep_table(&c->rep, "images", cols, ARRAY_SIZE(cols));
     for (unsigned i = 0; host_image(i, &img); i++) {

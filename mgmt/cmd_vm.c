@@ -8,9 +8,9 @@
 #include "mgmt/units.h"
 
 static const struct column list_columns[] = {
-    { "name", CELL_TEXT, false }, { "state", CELL_TEXT, false }, { "cpus", CELL_NUM, false }, { "mem", CELL_SIZE, false },
-    { "uptime", CELL_TIME, false }, { "autostart", CELL_BOOL, true }, { "reason", CELL_TEXT, true }, { "code", CELL_NUM, true },
-    { "kernel", CELL_TEXT, true }, { "disks", CELL_NUM, true }, { "starts", CELL_NUM, true },
+    COL("name", TEXT), COL("state", TEXT), COL("cpus", NUM), COL("mem", SIZE),
+    COL("uptime", TIME), COL_EXTRA("autostart", BOOL), COL_EXTRA("reason", TEXT), COL_EXTRA("code", NUM),
+    COL_EXTRA("kernel", TEXT), COL_EXTRA("disks", NUM), COL_EXTRA("starts", NUM),
 };
 
 int cmd_vm_list(struct call *c)
@@ -113,7 +113,7 @@ static void say_disks(struct call *c, const struct vmdef *d)
         }
 }
 
-static const struct column action_columns[] = { { "name", CELL_TEXT, false }, { "state", CELL_TEXT, false }, { "reason", CELL_TEXT, false }, { "code", CELL_NUM, false } };
+static const struct column action_columns[] = { COL("name", TEXT), COL("state", TEXT), COL("reason", TEXT), COL("code", NUM) };
 
 /* For people a message, for --json a row. */
 static void action_begin(struct call *c)
@@ -190,7 +190,8 @@ int cmd_vm_set(struct call *c)
     int code = guest_edit(g, change_def, c, &c->fail);
     guest_status(g, &st);
     if (!code) {
-        call_note(c, st.state <= GUEST_CRASHED ? "VM \"%s\" changed" : "VM \"%s\" changed; in force when it is stopped and started again", g->def.name);
+        bool off = st.state <= GUEST_CRASHED;
+        call_note(c, "VM \"%s\" changed%s", g->def.name, off ? "" : "; in force when it is stopped and started again");
         action_row(c, g);
     }
     guest_put(g);
@@ -254,7 +255,8 @@ int cmd_vm_rm(struct call *c)
     for (unsigned i = 0; i < c->nargs; i++)
         if (can_remove(c->args[i], &c->fail))
             return c->fail.code;
-    if (!call_ask(c, c->nargs > 1 ? "Remove VM \"%s\" and %u more with their logs?" : "Remove VM \"%s\" with its log?", c->args[0], c->nargs - 1))
+    if (!call_ask(c, c->nargs > 1 ? "Remove VM \"%s\" and %u more with their logs?" : "Remove VM \"%s\" with its log?",
+                  c->args[0], c->nargs - 1))
         return c->fail.code;
     action_begin(c);
     for (unsigned i = 0; i < c->nargs; i++) {
@@ -278,7 +280,9 @@ enum { WAIT_STOPPED, WAIT_RUNNING, WAIT_PAUSED };
 static bool reached(struct guest *g, unsigned what, struct guest_status *st)
 {
     guest_status(g, st);
-    return what == WAIT_STOPPED ? st->state <= GUEST_CRASHED || g->removed : what == WAIT_RUNNING ? st->state == GUEST_RUNNING : st->state == GUEST_PAUSED;
+    if (what == WAIT_STOPPED)
+        return st->state <= GUEST_CRASHED || g->removed;
+    return st->state == (what == WAIT_RUNNING ? GUEST_RUNNING : GUEST_PAUSED);
 }
 
 /* 0, -EINTR, -ETIMEDOUT.  With a label, the time that passes is shown on a terminal. */

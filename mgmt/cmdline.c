@@ -62,7 +62,9 @@ static const char *const later[] = { "snap", "disk", "pool", "net", "user", "key
 
 static const char *noun_help(const char *noun)
 {
-    static const struct { const char *noun, *help; } helps[] = { { "vm", "Virtual machines" }, { "image", "The image store" }, { "host", "This machine" } };
+    static const struct { const char *noun, *help; } helps[] = {
+        { "vm", "Virtual machines" }, { "image", "The image store" }, { "host", "This machine" },
+    };
     for (unsigned i = 0; i < ARRAY_SIZE(helps); i++)
         if (!strcmp(helps[i].noun, noun))
             return helps[i].help;
@@ -129,7 +131,8 @@ static const struct cmd *by_name(const char *noun, const char *verb)
 static const struct cmd *no_destroy(const char *object, struct fail *f)
 {
     fail_set(f, EX_USAGE, "there is no destroy: elsewhere it means power off, or delete");
-    fail_hint(f, "did you mean vm kill%s%.63s (power off) or vm rm%s%.63s (delete)?", *object ? " " : "", object, *object ? " " : "", object);
+    fail_hint(f, "did you mean vm kill%s%.63s (power off) or vm rm%s%.63s (delete)?", *object ? " " : "", object,
+              *object ? " " : "", object);
     return NULL;
 }
 
@@ -200,7 +203,8 @@ static bool from(const struct flag_spec *set, unsigned n, unsigned *i, struct fl
 static bool vm_key_flag(unsigned *i, struct flag_spec *out)
 {
     static const enum val_kind kinds[] = {
-        [VMKEY_TEXT] = VAL_TEXT, [VMKEY_IMAGE] = VAL_IMAGE, [VMKEY_UINT] = VAL_TEXT, [VMKEY_SIZE] = VAL_TEXT, [VMKEY_BOOL] = VAL_BOOL, [VMKEY_WORD] = VAL_WORD,
+        [VMKEY_TEXT] = VAL_TEXT, [VMKEY_IMAGE] = VAL_IMAGE, [VMKEY_UINT] = VAL_TEXT,
+        [VMKEY_SIZE] = VAL_TEXT, [VMKEY_BOOL] = VAL_BOOL,   [VMKEY_WORD] = VAL_WORD,
     };
     unsigned n;
     const struct vmkey *k = vmdef_keys(&n);
@@ -221,7 +225,8 @@ bool cmd_flag(const struct cmd *c, unsigned i, struct flag_spec *out)
         own++;
     return from(c->flags, own, &i, out) || ((c->attrs & CMD_VMKEYS) && vm_key_flag(&i, out)) ||
            ((c->attrs & CMD_TABLE) && from(table_flags, ARRAY_SIZE(table_flags), &i, out)) ||
-           ((c->attrs & CMD_ASKS) && from(ask_flags, ARRAY_SIZE(ask_flags), &i, out)) || from(global_flags, ARRAY_SIZE(global_flags), &i, out);
+           ((c->attrs & CMD_ASKS) && from(ask_flags, ARRAY_SIZE(ask_flags), &i, out)) ||
+           from(global_flags, ARRAY_SIZE(global_flags), &i, out);
 }
 
 static const struct flag_spec *flag_by_letter(const struct cmd *c, char letter, struct flag_spec *out)
@@ -274,10 +279,13 @@ static int check_value(const struct flag_spec *spec, struct flag_value *v, struc
     char all[120] = "";
     switch (spec->kind) {
     case VAL_UINT:
-        return parse_uint(v->text, &v->num) ? EX_DONE : fail_set(f, EX_USAGE, "--%s takes a whole number, not \"%.40s\"", spec->name, v->text);
+        return parse_uint(v->text, &v->num)
+                   ? EX_DONE
+                   : fail_set(f, EX_USAGE, "--%s takes a whole number, not \"%.40s\"", spec->name, v->text);
     case VAL_TIME:
-        return parse_duration(v->text, &v->num) ? EX_DONE
-                                                : fail_set(f, EX_USAGE, "--%s takes a time such as 60, 500ms or 5m, not \"%.40s\"", spec->name, v->text);
+        return parse_duration(v->text, &v->num)
+                   ? EX_DONE
+                   : fail_set(f, EX_USAGE, "--%s takes a time such as 60, 500ms or 5m, not \"%.40s\"", spec->name, v->text);
     case VAL_BOOL:
         if (!parse_bool(v->text, &b))
             return fail_set(f, EX_USAGE, "--%s takes true or false, not \"%.40s\"", spec->name, v->text);
@@ -327,7 +335,8 @@ static int parse_flag(const struct cmd *cmd, char *const *w, unsigned n, unsigne
         v.text = "true";
     else if (spec.kind != VAL_NONE && !eq) {
         if (*i + 1 >= n)
-            return fail_set(&c->fail, EX_USAGE, "--%s needs a value: --%s %s", spec.name, spec.name, spec.metavar ? spec.metavar : "VALUE");
+            return fail_set(&c->fail, EX_USAGE, "--%s needs a value: --%s %s", spec.name, spec.name,
+                            spec.metavar ? spec.metavar : "VALUE");
         v.text = w[++*i];
     }
     int code = v.text ? check_value(&spec, &v, &c->fail) : EX_DONE;
@@ -355,7 +364,8 @@ static int check_args(const struct cmd *cmd, struct call *c)
     if (c->nargs > most)
         fail_set(&c->fail, EX_USAGE, "\"%.60s\" is too much here", c->args[most]);
     else
-        fail_set(&c->fail, EX_USAGE, "%s%s%s needs %s", cmd->noun, cmd->verb ? " " : "", cmd->verb ? cmd->verb : "", cmd->args[c->nargs].name);
+        fail_set(&c->fail, EX_USAGE, "%s%s%s needs %s", cmd->noun, cmd->verb ? " " : "", cmd->verb ? cmd->verb : "",
+                 cmd->args[c->nargs].name);
     buf_init(&usage, 400);
     help_usage(cmd, &usage);
     fail_hint(&c->fail, "%s", buf_text(&usage));
@@ -479,7 +489,8 @@ static void answer_json(struct call *c, int code)
     json_close(&j, '}');
     buf_byte(&out, '\n');
     if (out.failed) {
-        static const char sorry[] = "{\"schema\":1,\"error\":{\"code\":6,\"message\":\"the answer does not fit in the memory that is free\",\"hint\":\"\"}}\n";
+        static const char sorry[] =
+            "{\"schema\":1,\"error\":{\"code\":6,\"message\":\"the answer does not fit in the memory that is free\",\"hint\":\"\"}}\n";
         session_print(c->s, sorry, sizeof sorry - 1);
     } else {
         session_print(c->s, out.p, out.len);

@@ -206,7 +206,7 @@ static void insert_rest(struct editor *e, const struct words *ws, const char *pr
         ed_insert(e, text, n);
 }
 
-static const struct column choice_columns[] = { { "word", CELL_TEXT, false }, { "help", CELL_TEXT, false } };
+static const struct column choice_columns[] = { COL("word", TEXT), COL("help", TEXT) };
 
 static void print_choices(struct session *s, struct editor *e, struct report *list)
 {

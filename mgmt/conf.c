@@ -80,7 +80,8 @@ static bool put_rune(struct reader *r, uint32_t c)
     else if (c < 0x10000)
         s[n++] = (char)(0xe0 | c >> 12), s[n++] = (char)(0x80 | (c >> 6 & 63)), s[n++] = (char)(0x80 | (c & 63));
     else
-        s[n++] = (char)(0xf0 | c >> 18), s[n++] = (char)(0x80 | (c >> 12 & 63)), s[n++] = (char)(0x80 | (c >> 6 & 63)), s[n++] = (char)(0x80 | (c & 63));
+        s[n++] = (char)(0xf0 | c >> 18), s[n++] = (char)(0x80 | (c >> 12 & 63)), s[n++] = (char)(0x80 | (c >> 6 & 63)),
+        s[n++] = (char)(0x80 | (c & 63));
     return put(r, s, n);
 }
 
@@ -143,7 +144,8 @@ static int string(struct reader *r)
 
 static bool word_byte(int c)
 {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' || c == '-' || c == '+' || c == '.' || c == ':';
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || c == '_' || c == '-' || c == '+' ||
+           c == '.' || c == ':';
 }
 
 static int scalar(struct reader *r)

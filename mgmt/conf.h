@@ -1,9 +1,9 @@
 /*
- * Definition files: a TOML subset and JSON as its twin, read into one stream of (section, key, value) events.  Hostile input: bounded, no allocation,
- * no recursion on the input's depth.
+ * Definition files: a TOML subset and JSON as its twin, read into one stream of (section, key, value) events.  Hostile input:
+ * bounded, no allocation, no recursion on the input's depth.
  *
- * TOML v1.0.0, of it: comments, bare and quoted keys, strings (basic and literal, one line), integers, booleans, [[array of tables]].
- * JSON: one object of scalars, and arrays of such objects under a section's name.
+ * TOML v1.0.0, of it: comments, bare and quoted keys, strings (basic and literal, one line), integers, booleans, [[array of
+ * tables]]. JSON: one object of scalars, and arrays of such objects under a section's name.
  */
 #pragma once
 #include "kernel/lib/base.h"

@@ -3,8 +3,8 @@
 #include "kernel/lib/base.h"
 
 enum exit_code {
-    EX_DONE = 0, EX_FAILED = 1, EX_USAGE = 2, EX_NOTFOUND = 3, EX_STATE = 4 /* wrong state, or exists */, EX_PERM = 5, EX_RESOURCE = 6,
-    EX_TIMEOUT = 7, EX_IO = 8, EX_UNSUPPORTED = 9, EX_INTERRUPTED = 130,
+    EX_DONE = 0, EX_FAILED = 1, EX_USAGE = 2, EX_NOTFOUND = 3, EX_STATE = 4 /* wrong state, or exists */,
+    EX_PERM = 5, EX_RESOURCE = 6, EX_TIMEOUT = 7, EX_IO = 8, EX_UNSUPPORTED = 9, EX_INTERRUPTED = 130,
 };
 
 struct fail { int code; char message[320]; char hint[240]; };

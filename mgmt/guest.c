@@ -253,7 +253,8 @@ int image_find(const char *name, struct host_image *img, struct fail *f)
     if (near[0])
         fail_hint(f, "did you mean \"%s\"?", near);
     else
-        fail_hint(f, host_images() ? "image list shows what is there" : "the store is empty: make iso IMAGES=DIR puts files into it");
+        fail_hint(f, host_images() ? "image list shows what is there"
+                                   : "the store is empty: make iso IMAGES=DIR puts files into it");
     return f->code;
 }
 
@@ -304,7 +305,9 @@ static int fill_config(struct guest *g, struct machine_config *c, struct fail *f
 {
     const struct vmdef *d = &g->def;
     struct host_image img;
-    c->vm = (struct vm_params){ .ncpus = d->cpus, .ram = d->mem, .weight = d->weight, .cap = d->cap, .crash_resets = d->on_crash == 0 };
+    c->vm = (struct vm_params){
+        .ncpus = d->cpus, .ram = d->mem, .weight = d->weight, .cap = d->cap, .crash_resets = d->on_crash == 0
+    };
     memcpy(c->vm.name, d->name, sizeof c->vm.name);
     memcpy(c->cmdline, d->cmdline, sizeof c->cmdline);
     c->rng = d->rng, c->hpet = d->hpet, c->debug_exit = d->debug_exit;
@@ -382,7 +385,8 @@ static int start_locked(struct guest *g, struct fail *f)
     if (!code) {
         host_facts(facts);
         if (!facts->hv_name)
-            code = fail_set(f, EX_UNSUPPORTED, "VM \"%s\" cannot start: %s", g->def.name, facts->hv_why ? facts->hv_why : "no virtualization");
+            code = fail_set(f, EX_UNSUPPORTED, "VM \"%s\" cannot start: %s", g->def.name,
+                            facts->hv_why ? facts->hv_why : "no virtualization");
     }
     if (!code && !(code = fill_config(g, c, f)))
         code = power_on(g, c, f);

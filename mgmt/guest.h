@@ -1,8 +1,9 @@
 /*
  * The table of defined VMs and their life cycle: definition → machine (devices, disks, consoles) → definition.
  *
- * Any thread.  Operations on one VM serialise on guest->op; none of them waits for a guest.  Waiting is the caller's: add a watch, look at
- * guest_status, sleep.  A VM counts as stopped once its memory is free again.  Functions that can fail return an exit code with the sentence in fail.
+ * Any thread.  Operations on one VM serialise on guest->op; none of them waits for a guest.  Waiting is the caller's: add a
+ * watch, look at guest_status, sleep.  A VM counts as stopped once its memory is free again.  Functions that can fail return an
+ * exit code with the sentence in fail.
  */
 #pragma once
 #include "guestdev/machine.h"
@@ -12,7 +13,8 @@
 #include "mgmt/vmlog.h"
 
 enum { GUEST_MAX = 1024, GUEST_PORTS = 3 };
-enum guest_state { GUEST_STOPPED, GUEST_CRASHED /* stopped, and not by wish */, GUEST_STARTING, GUEST_RUNNING, GUEST_PAUSED, GUEST_STOPPING };
+/* Crashed: stopped, and not by wish. */
+enum guest_state { GUEST_STOPPED, GUEST_CRASHED, GUEST_STARTING, GUEST_RUNNING, GUEST_PAUSED, GUEST_STOPPING };
 extern const char *const guest_state_names[];
 extern const char *const guest_port_names[GUEST_PORTS];     /* com1 com2 virtio */
 
@@ -68,7 +70,10 @@ int guest_resume(struct guest *, struct fail *);
 /* Registers and last exits; a running VM is paused for the moment. */
 int guest_dump(struct guest *, void (*print)(void *arg, const char *line), void *arg, struct fail *);
 void guest_status(struct guest *, struct guest_status *);
-/* fn with the machine, which cannot go away meanwhile; EX_STATE when the VM is stopped.  fn must not call guest_* nor wait for the guest. */
+/*
+ * fn with the machine, which cannot go away meanwhile; EX_STATE when the VM is stopped.  fn must not call guest_* nor wait for
+ * the guest.
+ */
 int guest_with_machine(struct guest *, void (*fn)(void *arg, struct machine *), void *arg, struct fail *);
 
 /* The image store. */

@@ -92,9 +92,11 @@ static void markdown_keys(const struct vmkey *k, unsigned n, struct buf *out)
 static void markdown(struct buf *out)
 {
     unsigned n;
-    buf_str(out, "# Commands\n\nMade by `help --markdown`. Grammar: `<noun> <verb> [object] [--flags]`; unambiguous prefixes are accepted. "
+    buf_str(out, "# Commands\n\nMade by `help --markdown`. Grammar: `<noun> <verb> [object] [--flags]`; unambiguous prefixes are "
+                 "accepted. "
                  "Every command takes `--json`.\n\n"
-                 "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 wrong state or exists, 5 permission, 6 no resource, 7 timeout, 8 I/O or integrity, "
+                 "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 wrong state or exists, 5 permission, 6 no resource, 7 "
+                 "timeout, 8 I/O or integrity, "
                  "9 unsupported by this CPU or host, 130 interrupted.\n\n");
     for (unsigned i = 0; i < cmd_table_size; i++) {
         const struct cmd *c = &cmd_table[i];
@@ -102,7 +104,8 @@ static void markdown(struct buf *out)
             buf_fmt(out, "## %s\n\n", c->noun);
         markdown_command(c, out);
     }
-    buf_str(out, "## VM definitions\n\nA TOML subset (or JSON with the same keys): `vm create -f FILE` reads it, `vm show NAME --toml` writes it.\n\n");
+    buf_str(out, "## VM definitions\n\nA TOML subset (or JSON with the same keys): `vm create -f FILE` reads it, `vm show NAME "
+                 "--toml` writes it.\n\n");
     const struct vmkey *k = vmdef_keys(&n);
     markdown_keys(k, n, out);
     buf_str(out, "Each `[[disk]]`:\n\n");
@@ -111,7 +114,7 @@ static void markdown(struct buf *out)
 }
 
 /* ---- help ---- */
-static const struct column help_columns[] = { { "command", CELL_TEXT, false }, { "help", CELL_TEXT, false } };
+static const struct column help_columns[] = { COL("command", TEXT), COL("help", TEXT) };
 
 static void help_table(struct report *r, const char *noun)
 {
@@ -148,7 +151,9 @@ int cmd_help(struct call *c)
     unsigned used;
     if (!call_has(c, "markdown") && (!c->nargs || (c->nargs == 1 && is_noun(c->args[0])))) {
         help_table(&c->rep, c->nargs ? c->args[0] : NULL);
-        call_note(c, c->nargs ? "help %s VERB tells more" : "help COMMAND tells more; ? anywhere shows what can come next; Tab completes",
+        call_note(c,
+                  c->nargs ? "help %s VERB tells more"
+                           : "help COMMAND tells more; ? anywhere shows what can come next; Tab completes",
                   c->nargs ? c->args[0] : "");
         return EX_DONE;
     }
@@ -170,7 +175,7 @@ int cmd_help(struct call *c)
 /* ---- Small commands ---- */
 int cmd_history(struct call *c)
 {
-    static const struct column cols[] = { { "number", CELL_NUM, false }, { "line", CELL_TEXT, false } };
+    static const struct column cols[] = { COL("number", NUM), COL("line", TEXT) };
     rep_table(&c->rep, "history", cols, ARRAY_SIZE(cols));
     for (unsigned i = 0; i < c->s->history.n; i++) {
         rep_num(&c->rep, i + 1);
@@ -190,7 +195,7 @@ int cmd_exit(struct call *c)
 
 int cmd_version(struct call *c)
 {
-    static const struct column cols[] = { { "joist", CELL_TEXT, false } };
+    static const struct column cols[] = { COL("joist", TEXT) };
     rep_record(&c->rep, "version", cols, ARRAY_SIZE(cols));
     rep_str(&c->rep, JOIST_VERSION);
     return EX_DONE;

@@ -4,8 +4,10 @@
 #include "mgmt/lineedit.h"
 #include "mgmt/units.h"
 
-enum { CTRL_A = 1, CTRL_B, CTRL_C, CTRL_D, CTRL_E, CTRL_F, CTRL_G, CTRL_H, TAB, LF, CTRL_K, CTRL_L, CR, CTRL_N, CTRL_P = 16, CTRL_R = 18, CTRL_T = 20,
-       CTRL_U, CTRL_W = 23, CTRL_Y = 25, ESC = 27, DEL = 127 };
+enum {
+    CTRL_A = 1, CTRL_B, CTRL_C, CTRL_D, CTRL_E, CTRL_F, CTRL_G, CTRL_H, TAB, LF, CTRL_K, CTRL_L, CR, CTRL_N,
+    CTRL_P = 16, CTRL_R = 18, CTRL_T = 20, CTRL_U, CTRL_W = 23, CTRL_Y = 25, ESC = 27, DEL = 127,
+};
 enum { ESC_NONE, ESC_SEEN, ESC_CSI, ESC_SS3 };
 
 /* ---- History ---- */

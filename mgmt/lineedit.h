@@ -1,6 +1,7 @@
 /*
- * Line editor for terminals from a dumb serial line up.  Pure: bytes in, bytes out through a callback, an event back.  It repaints with printable
- * characters, backspace, space and CR only; what lies beyond the screen's width scrolls sideways.  UTF-8; invalid bytes are dropped.
+ * Line editor for terminals from a dumb serial line up.  Pure: bytes in, bytes out through a callback, an event back.  It
+ * repaints with printable characters, backspace, space and CR only; what lies beyond the screen's width scrolls sideways.
+ * UTF-8; invalid bytes are dropped.
  *
  * Keys: arrows, Home, End, Delete, Ctrl-A E B F P N D H K U W Y T L, Alt-B F D Backspace, Ctrl-arrows, Ctrl-R, Ctrl-G, Ctrl-C.
  */
@@ -47,7 +48,8 @@ void ed_init(struct editor *, struct history *, unsigned cols, void (*out)(void 
 void ed_start(struct editor *, const char *prompt);     /* prints the prompt; empty line; prompt must stay valid */
 enum ed_event ed_feed(struct editor *, uint8_t byte);
 void ed_insert(struct editor *, const char *, size_t);
-/* Print something else between: hide, print whole lines, show.  The prompt that show prints looks the same, but a script waiting for the exact prompt
+/* Print something else between: hide, print whole lines, show.  The prompt that show prints looks the same, but a script waiting
+ * for the exact prompt
  * does not take it for a new one (the '>' is written twice with a backspace between). */
 void ed_hide(struct editor *);
 void ed_show(struct editor *);

@@ -42,7 +42,7 @@ void rep_record(struct report *r, const char *name, const struct column *cols, u
 
 void rep_lines(struct report *r, const char *name)
 {
-    static const struct column line = { "line", CELL_TEXT, false };
+    static const struct column line = COL("line", TEXT);
     rep_table(r, name, &line, 1);
     r->sections[r->n - 1].text = true;
 }
@@ -122,7 +122,9 @@ static void add_cell(const struct report *r, enum cell_kind kind, const struct c
     case CELL_NUM: buf_fmt(out, "%lu", (unsigned long)c->val); break;
     case CELL_SIZE: buf_str(out, format_size(num, c->val)); break;
     case CELL_TIME: buf_str(out, format_duration(num, c->val)); break;
-    case CELL_STAMP: buf_fmt(out, "%lu.%06lu", (unsigned long)(c->val / 1000000000), (unsigned long)(c->val / 1000 % 1000000)); break;
+    case CELL_STAMP:
+        buf_fmt(out, "%lu.%06lu", (unsigned long)(c->val / 1000000000), (unsigned long)(c->val / 1000 % 1000000));
+        break;
     case CELL_UTC: buf_str(out, format_utc(num, c->val)); break;
     case CELL_BOOL: buf_str(out, c->val ? "yes" : "no"); break;
     case CELL_HEX: buf_fmt(out, "0x%lx", (unsigned long)c->val); break;
@@ -174,7 +176,8 @@ static int choose(const struct section *s, const char *wanted, int *pick, struct
     return n;
 }
 
-static int print_table(const struct report *r, const struct section *s, const struct rep_style *style, struct buf *out, struct fail *f)
+static int print_table(const struct report *r, const struct section *s, const struct rep_style *style, struct buf *out,
+                       struct fail *f)
 {
     int pick[MAX_COLS], n = choose(s, style->columns, pick, f);
     size_t width[MAX_COLS] = { 0 };
@@ -194,7 +197,8 @@ static int print_table(const struct report *r, const struct section *s, const st
                 else
                     capitals(&word, col->name);
                 if (pass)
-                    add_padded(out, &word, width[c], col->kind != CELL_TEXT && col->kind != CELL_BOOL && col->kind != CELL_UTC, c == n - 1);
+                    add_padded(out, &word, width[c], col->kind != CELL_TEXT && col->kind != CELL_BOOL && col->kind != CELL_UTC,
+                               c == n - 1);
                 else
                     width[c] = MAX(width[c], utf8_columns(buf_text(&word), word.len));
             }

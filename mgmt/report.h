@@ -9,10 +9,18 @@
 #include "mgmt/fail.h"
 #include "mgmt/json.h"
 
-enum cell_kind { CELL_TEXT, CELL_NUM, CELL_SIZE /* bytes */, CELL_TIME /* ns */, CELL_STAMP /* ns since boot */, CELL_UTC /* ns since 1970 */, CELL_BOOL, CELL_HEX };
+enum cell_kind {
+    CELL_TEXT, CELL_NUM, CELL_SIZE /* bytes */, CELL_TIME /* ns */, CELL_STAMP /* ns since boot */, CELL_UTC /* ns since 1970 */,
+    CELL_BOOL, CELL_HEX,
+};
 
-/* extra: in JSON, in records and with -o only.  The JSON key is the name with '_' for '-'; text headers are the name in capitals. */
+/*
+ * extra: in JSON, in records and with -o only.  The JSON key is the name with '_' for '-'; text headers are the name in
+ * capitals.
+ */
 struct column { const char *name; enum cell_kind kind; bool extra; };
+#define COL(name, kind)       { name, CELL_##kind, false }
+#define COL_EXTRA(name, kind) { name, CELL_##kind, true }
 
 enum { REP_SECTIONS = 8, REP_MAX_BYTES = 4 << 20 };
 

@@ -162,7 +162,8 @@ void session_progress(struct session *s, const char *label, uint64_t done, uint6
     uint64_t now = clock_ns();
     char bar[41], text[160];
     bool first = !s->progress_at;
-    if (!first && percent < 100 && (percent == s->progress_percent || now - s->progress_at < (s->p.interactive ? 100000000 : 1000000000)))
+    uint64_t pause = s->p.interactive ? 500000000 : 1000000000;
+    if (!first && percent < 100 && (percent == s->progress_percent || now - s->progress_at < pause))
         return;
     s->progress_at = now, s->progress_percent = percent;
     memset(bar, ' ', 40);
@@ -205,8 +206,8 @@ static void show_log(struct session *s)
         if (!hidden)
             ed_hide(&s->ed);
         hidden = true;
-        snprintf(text, sizeof text, "[%5lu.%06lu] %s: %s: %s\n", (unsigned long)(line.ns / 1000000000), (unsigned long)(line.ns / 1000 % 1000000),
-                 levels[line.level & 3], line.area, line.text);
+        snprintf(text, sizeof text, "[%5lu.%06lu] %s: %s: %s\n", (unsigned long)(line.ns / 1000000000),
+                 (unsigned long)(line.ns / 1000 % 1000000), levels[line.level & 3], line.area, line.text);
         text_out(s, s->p.tty, text, strlen(text), false);
     }
     if (hidden)

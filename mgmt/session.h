@@ -1,6 +1,6 @@
 /*
- * One operator at one terminal: byte channel in and out, line editor, history, exit code.  Any number at once (serial, screen, later ssh); a session
- * belongs to the thread that runs it.  Everything a session can wait for posts `wake`.
+ * One operator at one terminal: byte channel in and out, line editor, history, exit code.  Any number at once (serial, screen,
+ * later ssh); a session belongs to the thread that runs it.  Everything a session can wait for posts `wake`.
  */
 #pragma once
 #include "kernel/console/chan.h"
@@ -49,7 +49,11 @@ void session_raw(struct session *, const void *, size_t);       /* bytes as they
 void session_msg(struct session *, const char *fmt, ...) __printf_like(2, 3);     /* messages: the err channel */
 size_t session_read(struct session *, uint8_t *, size_t);       /* what was typed; does not wait */
 size_t session_room(struct session *);                          /* bytes that session_raw takes without waiting */
-/* Sleeps until something posts wake.  0; -EINTR on Ctrl-C or when the terminal is gone; -ETIMEDOUT.  Keeps other keys for later. */
+/*
+ * Sleeps until something posts wake.  0; -EINTR on Ctrl-C or when the terminal is gone; -ETIMEDOUT.  Keeps other keys for
+ * later.
+ *
+ */
 int  session_wait(struct session *, uint64_t deadline_ns);
 /* A bar on a terminal, "12 %" lines elsewhere; done == total ends it. */
 void session_progress(struct session *, const char *label, uint64_t done, uint64_t total);

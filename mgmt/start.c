@@ -1,4 +1,7 @@
-/* What Joist does by itself once everything is up: definitions of the stick, autostart, options of the kernel command line, shells on the consoles. */
+/*
+ * What Joist does by itself once everything is up: definitions of the stick, autostart, options of the kernel command line,
+ * shells on the consoles.
+ */
 #include <stdio.h>
 #include <string.h>
 #include "kernel/console/console.h"
@@ -55,7 +58,8 @@ static void define_from_store(const char *not_prefix)
     struct host_image img;
     struct vmdef *d = kmalloc(sizeof *d);
     for (unsigned i = 0; d && host_image(i, &img); i++)
-        if (has_suffix(img.name, definition_suffix) && !(*not_prefix && !strncmp(img.name, not_prefix, strlen(not_prefix))) && read_definition(&img, d))
+        if (has_suffix(img.name, definition_suffix) && !(*not_prefix && !strncmp(img.name, not_prefix, strlen(not_prefix))) &&
+            read_definition(&img, d))
             define_and_start(d, d->autostart);
     kfree(d);
 }
@@ -112,7 +116,8 @@ static void testguest_one(struct testrun *t, const char *name, const struct vmde
     struct fail f = { 0 };
     struct guest_status st = { 0 };
     struct guest *g = NULL;
-    bool ran = !guest_define(d, &f) && (g = guest_find(d->name, &f)) && !guest_start(g, &f), ended = ran && testguest_wait(t->s, g, &st);
+    bool ran = !guest_define(d, &f) && (g = guest_find(d->name, &f)) && !guest_start(g, &f),
+         ended = ran && testguest_wait(t->s, g, &st);
     bool ok = ended && st.cause == STOP_DEBUG_EXIT && !st.code;
     ok ? t->passed++ : t->failed++;
     if (!ran)
@@ -149,8 +154,9 @@ static void make_banner(char *out, size_t len)
     if (!f)
         return;
     host_facts(f);
-    snprintf(out, len, "\nJoist " JOIST_VERSION ": %u CPUs, %s of RAM, %s.  help lists the commands.\n%s%s%s", f->cpus_online, format_size(ram, f->ram),
-             f->hv_name ? f->hv_name : "no virtualization", f->hv_name ? "" : "VMs cannot start: ", f->hv_name || !f->hv_why ? "" : f->hv_why, f->hv_name ? "" : "\n");
+    snprintf(out, len, "\nJoist " JOIST_VERSION ": %u CPUs, %s of RAM, %s.  help lists the commands.\n%s%s%s", f->cpus_online,
+             format_size(ram, f->ram), f->hv_name ? f->hv_name : "no virtualization",
+             f->hv_name ? "" : "VMs cannot start: ", f->hv_name || !f->hv_why ? "" : f->hv_why, f->hv_name ? "" : "\n");
     kfree(f);
 }
 
@@ -178,8 +184,8 @@ static void start_shell(unsigned i, int log_level)
     struct shell *sh = kzalloc(sizeof *sh);
     console_info(i, &info);
     make_banner(sh ? sh->banner : (char[1]){ 0 }, sh ? sizeof sh->banner : 1);
-    struct session_params p = { .tty = console_chan(i), .side = CHAN_USER, .cols = info.cols, .rows = info.rows, .interactive = true, .console = true,
-                                .log_level = log_level, .banner = sh ? sh->banner : NULL };
+    struct session_params p = { .tty = console_chan(i), .side = CHAN_USER, .cols = info.cols, .rows = info.rows, .interactive = true,
+                                .console = true, .log_level = log_level, .banner = sh ? sh->banner : NULL };
     if (sh)
         sh->session = session_new(&p);
     if (!sh || !sh->session) {

@@ -28,7 +28,8 @@ bool parse_uint(const char *s, uint64_t *val)
     for (; *s; s++) {
         if (*s == '_' && any && digit(s[1]) < (int)base)
             continue;
-        if (digit(*s) >= (int)base || __builtin_mul_overflow(v, (uint64_t)base, &v) || __builtin_add_overflow(v, (uint64_t)digit(*s), &v))
+        if (digit(*s) >= (int)base || __builtin_mul_overflow(v, (uint64_t)base, &v) ||
+            __builtin_add_overflow(v, (uint64_t)digit(*s), &v))
             return false;
         any = true;
     }
@@ -84,8 +85,8 @@ bool parse_size(const char *s, uint64_t *bytes)
 bool parse_duration(const char *s, uint64_t *ns)
 {
     static const struct { const char *name; uint64_t milli_ns; } units[] = {
-        { "", 1000000 }, { "s", 1000000 }, { "ms", 1000 }, { "us", 1 }, { "m", 60000000 }, { "min", 60000000 }, { "h", 3600000000ull },
-        { "d", 86400000000ull },
+        { "", 1000000 }, { "s", 1000000 }, { "ms", 1000 }, { "us", 1 }, { "m", 60000000 }, { "min", 60000000 },
+        { "h", 3600000000ull }, { "d", 86400000000ull },
     };
     uint64_t milli;
     const char *u = parse_milli(s, &milli);
@@ -198,8 +199,10 @@ static unsigned columns_of(uint32_t c)
 {
     if ((c >= 0x300 && c < 0x370) || (c >= 0x200b && c <= 0x200f) || (c >= 0xfe00 && c <= 0xfe0f) || (c >= 0x20d0 && c <= 0x20ff))
         return 0;
-    return (c >= 0x1100 && c <= 0x115f) || (c >= 0x2e80 && c <= 0xa4cf) || (c >= 0xac00 && c <= 0xd7a3) || (c >= 0xf900 && c <= 0xfaff) ||
-           (c >= 0xfe30 && c <= 0xfe6f) || (c >= 0xff00 && c <= 0xff60) || (c >= 0x1f300 && c <= 0x1faff) || (c >= 0x20000 && c <= 0x3fffd) ? 2 : 1;
+    bool wide = (c >= 0x1100 && c <= 0x115f) || (c >= 0x2e80 && c <= 0xa4cf) || (c >= 0xac00 && c <= 0xd7a3) ||
+                (c >= 0xf900 && c <= 0xfaff) || (c >= 0xfe30 && c <= 0xfe6f) || (c >= 0xff00 && c <= 0xff60) ||
+                (c >= 0x1f300 && c <= 0x1faff) || (c >= 0x20000 && c <= 0x3fffd);
+    return wide ? 2 : 1;
 }
 
 unsigned utf8_char(const char *str, size_t len, unsigned *columns)
@@ -208,7 +211,7 @@ unsigned utf8_char(const char *str, size_t len, unsigned *columns)
     static const uint32_t least[] = { 0, 0, 0x80, 0x800, 0x10000 };
     if (!len)
         return 0;
-    unsigned n = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3 : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+    unsigned n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3 : s[0] < 0xf5 ? 4 : 0;
     if (!n || n > len)
         return 0;
     uint32_t c = n == 1 ? s[0] : s[0] & (0x7fu >> n);

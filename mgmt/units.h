@@ -1,4 +1,7 @@
-/* Numbers as operators write and read them.  Sizes are binary (512M, 4G, 1.5T); durations carry a unit (300ms, 60, 5m, 2h; no unit: seconds). */
+/*
+ * Numbers as operators write and read them.  Sizes are binary (512M, 4G, 1.5T); durations carry a unit (300ms, 60, 5m, 2h; no
+ * unit: seconds).
+ */
 #pragma once
 #include "kernel/lib/base.h"
 

@@ -11,7 +11,7 @@ static const char *const buses[] = { "virtio", NULL };
 
 #define FIELD(f) offsetof(struct vmdef, f), sizeof(((struct vmdef *)0)->f)
 static const struct vmkey keys[] = {
-    { "name", VMKEY_NAME, FIELD(name), 0, 0, NULL, "NAME", "name of the VM: a letter, then letters, digits, '.', '_', '-'; at most 63" },
+    { "name", VMKEY_NAME, FIELD(name), 0, 0, NULL, "NAME", "name: a letter, then letters, digits, '.', '_', '-'; at most 63" },
     { "cpus", VMKEY_UINT, FIELD(cpus), 1, VMDEF_MAX_CPUS, NULL, "N", "virtual CPUs, 1 to 32" },
     { "mem", VMKEY_SIZE, FIELD(mem), 1 << 20, 16ull << 40, NULL, "SIZE", "memory, whole MiB: 512M, 4G" },
     { "firmware", VMKEY_WORD, FIELD(firmware), 0, 0, firmwares, "KIND", "kernel: boots the image named by --kernel" },
@@ -21,7 +21,8 @@ static const struct vmkey keys[] = {
     { "autostart", VMKEY_BOOL, FIELD(autostart), 0, 0, NULL, NULL, "start the VM when Joist starts" },
     { "on-crash", VMKEY_WORD, FIELD(on_crash), 0, 0, crashes, "ACTION", "after a triple fault: reset the VM, or stop it" },
     { "cpu-weight", VMKEY_UINT, FIELD(weight), 1, 10000, NULL, "N", "share of CPU time against other VMs, 1 to 10000" },
-    { "cpu-cap", VMKEY_UINT, FIELD(cap), 0, 100 * VMDEF_MAX_CPUS, NULL, "PERCENT", "most CPU time, in percent of one CPU; 0: no limit" },
+    { "cpu-cap", VMKEY_UINT, FIELD(cap), 0, 100 * VMDEF_MAX_CPUS, NULL, "PERCENT",
+      "most CPU time, in percent of one CPU; 0: no limit" },
     { "hpet", VMKEY_BOOL, FIELD(hpet), 0, 0, NULL, NULL, "high precision event timer" },
     { "rng", VMKEY_BOOL, FIELD(rng), 0, 0, NULL, NULL, "virtio entropy device" },
     { "com2", VMKEY_BOOL, FIELD(com2), 0, 0, NULL, NULL, "second serial port, see vm console --port" },
@@ -113,7 +114,8 @@ static int put_word(const struct vmkey *k, unsigned *field, const struct conf_va
     }
     bool later = (k->words == firmwares && (!strcmp(v->text, "bios") || !strcmp(v->text, "uefi"))) ||
                  (k->words == buses && (!strcmp(v->text, "sata") || !strcmp(v->text, "ide") || !strcmp(v->text, "nvme")));
-    fail_set(f, later ? EX_UNSUPPORTED : EX_USAGE, later ? "%s \"%s\" is not there yet" : "%s cannot be \"%s\"", k->name, v->text);
+    fail_set(f, later ? EX_UNSUPPORTED : EX_USAGE, later ? "%s \"%s\" is not there yet" : "%s cannot be \"%s\"", k->name,
+             v->text);
     fail_hint(f, "possible: %s", all);
     return f->code;
 }

@@ -1,5 +1,6 @@
 /*
- * Definition of a VM: what the operator wrote.  One table of keys serves TOML, JSON, the flags of `vm create` and `vm set`, help and completion.
+ * Definition of a VM: what the operator wrote.  One table of keys serves TOML, JSON, the flags of `vm create` and `vm set`,
+ * help and completion.
  */
 #pragma once
 #include "mgmt/conf.h"
@@ -45,7 +46,8 @@ bool name_valid(const char *);
 void vmdef_init(struct vmdef *);        /* defaults */
 /* One key from a flag.  "disk" takes IMAGE or image=IMAGE,bus=virtio,read-only,serial=TEXT. */
 int  vmdef_flag(struct vmdef *, const char *key, const char *text, struct fail *);
-int  vmdef_read(struct vmdef *, const char *text, size_t len, const char *file, struct fail *);   /* TOML or JSON, onto defaults or a base */
+/* TOML or JSON, onto the defaults. */
+int  vmdef_read(struct vmdef *, const char *text, size_t len, const char *file, struct fail *);
 int  vmdef_check(const struct vmdef *, struct fail *);  /* what only the whole shows: a name, a kernel */
 void vmdef_toml(const struct vmdef *, struct buf *);
 void vmdef_json(const struct vmdef *, struct json *, const char *key);

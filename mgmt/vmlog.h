@@ -9,4 +9,5 @@ struct vmlog { struct mutex lock; struct { uint64_t utc; char *text; } line[VMLO
 void vmlog_init(struct vmlog *);
 void vmlog_fini(struct vmlog *);
 void vmlog_add(struct vmlog *, const char *fmt, ...) __printf_like(2, 3);
-void vmlog_each(struct vmlog *, void (*fn)(void *arg, uint64_t utc_ns, const char *text), void *arg);      /* under the lock, oldest first */
+/* Oldest first, under the lock. */
+void vmlog_each(struct vmlog *, void (*fn)(void *arg, uint64_t utc_ns, const char *text), void *arg);

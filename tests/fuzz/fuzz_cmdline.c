@@ -1,5 +1,6 @@
 /*
- * Anything typed at a shell, over fake guests.  First byte even: the rest is one line of a non-interactive session; odd: keys at a terminal.
+ * Anything typed at a shell, over fake guests.  First byte even: the rest is one line of a non-interactive session; odd: keys at
+ * a terminal.
  * Whatever waits is ended by the keys that follow for ever: leave a console, interrupt, end of file, Enter.
  */
 #include <stdlib.h>

@@ -17,6 +17,12 @@ static struct blk *fake_create(const char *name, uint64_t size, bool read_only)
     return b;
 }
 
-__attribute__((weak)) struct blk *blk_ram_create(const char *name, void *base, uint64_t size, bool read_only) { return fake_create(name, size, read_only); }
-__attribute__((weak)) struct blk *blk_overlay_create(const char *name, struct blk *base, uint64_t limit) { return fake_create(name, base->size, false); }
+__attribute__((weak)) struct blk *blk_ram_create(const char *name, void *base, uint64_t size, bool read_only)
+{
+    return fake_create(name, size, read_only);
+}
+__attribute__((weak)) struct blk *blk_overlay_create(const char *name, struct blk *base, uint64_t limit)
+{
+    return fake_create(name, base->size, false);
+}
 __attribute__((weak)) void blk_close(struct blk *b) { b->ops->close(b); }

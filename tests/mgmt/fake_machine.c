@@ -146,7 +146,8 @@ int machine_create(const struct machine_config *cfg, struct machine **out, char 
         return fake_host.create_err;
     }
     if (cfg->vm.ram > fake_host.ram_left) {
-        snprintf(err, errlen, "it needs %lu MiB and %lu MiB are free", (unsigned long)(cfg->vm.ram >> 20), (unsigned long)(fake_host.ram_left >> 20));
+        snprintf(err, errlen, "it needs %lu MiB and %lu MiB are free", (unsigned long)(cfg->vm.ram >> 20),
+                 (unsigned long)(fake_host.ram_left >> 20));
         return -ENOMEM;
     }
     struct machine *m = kzalloc(sizeof *m);
@@ -199,7 +200,8 @@ void machine_power_button(struct machine *m)
     event_post(&m->kick);
 }
 
-void machine_each_device(struct machine *m, void (*fn)(void *arg, const char *bus, uint64_t base, uint64_t len, const char *name), void *arg)
+void machine_each_device(struct machine *m, void (*fn)(void *arg, const char *bus, uint64_t base, uint64_t len, const char *name),
+                         void *arg)
 {
     fn(arg, "port", 0x20, 2, "pic");
     fn(arg, "port", 0x3f8, 8, "uart");
@@ -254,7 +256,8 @@ enum vm_stop vm_stop_cause(struct vm *vm, char *reason, size_t len, unsigned *co
 
 void vm_vcpu_stats(struct vm *vm, unsigned index, struct vcpu_stats *s)
 {
-    *s = (struct vcpu_stats){ .guest_ns = 1500000000, .host_ns = 20000000, .halt_ns = 7000000000, .steal_ns = 300000, .irqs = 42, .cpu = index, .started = true };
+    *s = (struct vcpu_stats){ .guest_ns = 1500000000, .host_ns = 20000000, .halt_ns = 7000000000, .steal_ns = 300000,
+        .irqs = 42, .cpu = index, .started = true };
     s->exits[EXIT_PIO] = 1000 + index, s->exits[EXIT_HLT] = 7;
 }
 
@@ -278,7 +281,8 @@ __attribute__((weak)) void thread_each(void (*fn)(void *arg, const struct thread
 {
     uint64_t now = clock_ns();
     fn(arg, &(struct thread_info){ .name = "idle/0", .state = 'R', .run_ns = now / 2 });
-    fn(arg, &(struct thread_info){ .name = "web1/vcpu0", .cls = THREAD_VCPU, .cpu = 1, .state = 'R', .run_ns = now / 4, .steal_ns = now / 100 });
+    fn(arg, &(struct thread_info){
+                .name = "web1/vcpu0", .cls = THREAD_VCPU, .cpu = 1, .state = 'R', .run_ns = now / 4, .steal_ns = now / 100 });
 }
 
 /* ---- The host ---- */
@@ -296,14 +300,16 @@ const char *host_cmdline(void) { return "console=com1"; }
 
 void host_facts(struct host_facts *f)
 {
-    *f = (struct host_facts){ .vendor = "AuthenticAMD", .brand = "Fake CPU", .loader = "GRUB", .cpus_online = 2, .cpus_listed = 2, .ram = 8ull << 30,
-                              .tsc_hz = 2000000000, .tsc_invariant = true, .clock_source = "tsc", .hv_name = fake_host.no_hv ? NULL : "AMD-V",
-                              .hv_why = fake_host.no_hv ? "the firmware has switched AMD-V off; enable SVM in its setup" : NULL };
+    *f = (struct host_facts){ .vendor = "AuthenticAMD", .brand = "Fake CPU", .loader = "GRUB", .cpus_online = 2,
+        .cpus_listed = 2, .ram = 8ull << 30, .tsc_hz = 2000000000, .tsc_invariant = true, .clock_source = "tsc",
+        .hv_name = fake_host.no_hv ? NULL : "AMD-V",
+        .hv_why = fake_host.no_hv ? "the firmware has switched AMD-V off; enable SVM in its setup" : NULL };
 }
 
 void host_mem(struct host_mem *m)
 {
-    *m = (struct host_mem){ .total = 8ull << 30, .free = fake_host.ram_left, .promised = 512 << 20, .images = 3 << 20, .kernel = 9 << 20, .heap = 4 << 20, .zero_pool = 64 << 20 };
+    *m = (struct host_mem){ .total = 8ull << 30, .free = fake_host.ram_left, .promised = 512 << 20,
+        .images = 3 << 20, .kernel = 9 << 20, .heap = 4 << 20, .zero_pool = 64 << 20 };
 }
 
 void host_cpu_lines(void (*fn)(void *arg, const char *key, const char *value), void *arg)
@@ -314,7 +320,8 @@ void host_cpu_lines(void (*fn)(void *arg, const char *key, const char *value), v
 
 void host_pci_each(void (*fn)(void *arg, const struct host_pci *), void *arg)
 {
-    fn(arg, &(struct host_pci){ .bus = 0, .dev = 3, .vendor = 0x1af4, .device = 0x1042, .class_code = 0x010000, .driver = "virtio-blk", .irq = "msi-x 34" });
+    fn(arg, &(struct host_pci){ .bus = 0, .dev = 3, .vendor = 0x1af4, .device = 0x1042, .class_code = 0x010000,
+        .driver = "virtio-blk", .irq = "msi-x 34" });
     fn(arg, &(struct host_pci){ .bus = 0, .dev = 4, .fn = 1, .vendor = 0x8086, .device = 0x100e, .class_code = 0x020000 });
 }
 
@@ -372,7 +379,8 @@ void fake_image(const char *name, const void *data, size_t len, bool corrupt)
 void fake_default_images(void)
 {
     static const char zero[1 << 16];
-    static const char web[] = "name = \"web2\"\ncpus = 2\nmem = \"1G\"\nkernel = \"debian/vmlinuz\"\n[[disk]]\nimage = \"debian/root.img\"\n";
+    static const char web[] =
+        "name = \"web2\"\ncpus = 2\nmem = \"1G\"\nkernel = \"debian/vmlinuz\"\n[[disk]]\nimage = \"debian/root.img\"\n";
     static const char bad[] = "name = \"bad\"\n# comment\nmemory = \"1G\"\n";
     fake_image("vmlinuz", zero, 30000, false);
     fake_image("initrd", zero, 20000, false);

@@ -1,6 +1,8 @@
 /*
- * Stands in for guestdev/machine.h, kernel/vmm/vm.h and kernel/host.h under the management layer's tests.  The fake guest is a thread that greets on
- * COM1 and then obeys lines typed there: poweroff, reboot, crash, exit N (debug exit), flood N, deaf (ignores the power button and its input).
+ * Stands in for guestdev/machine.h, kernel/vmm/vm.h and kernel/host.h under the management layer's tests.  The fake guest is a
+ * thread that greets on
+ * COM1 and then obeys lines typed there: poweroff, reboot, crash, exit N (debug exit), flood N, deaf (ignores the power button
+ * and its input).
  */
 #pragma once
 #include "guestdev/machine.h"

@@ -1,4 +1,7 @@
-/* build/hosted-shell: the shell on this terminal (or on a pipe: then without prompt, one command line per line), over fake guests.  -l: emit log lines. */
+/*
+ * build/hosted-shell: the shell on this terminal (or on a pipe: then without prompt, one command line per line), over fake
+ * guests.  -l: emit log lines.
+ */
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,7 +92,9 @@ static int run_lines(void)
 
 int main(int argc, char **argv)
 {
-    struct session_params p = { .side = CHAN_USER, .cols = 80, .interactive = isatty(0), .log_level = 1, .banner = "Joist (hosted)\n" };
+    struct session_params p = {
+        .side = CHAN_USER, .cols = 80, .interactive = isatty(0), .log_level = 1, .banner = "Joist (hosted)\n"
+    };
     bool done = false;
     fake_reset();
     fake_default_images();

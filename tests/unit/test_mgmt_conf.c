@@ -23,7 +23,8 @@ static int read_text(const char *text)
 static void sizes(void **state)
 {
     static const struct { const char *text; uint64_t bytes; } good[] = {
-        { "0", 0 }, { "4096", 4096 }, { "512M", 512ull << 20 }, { "4G", 4ull << 30 }, { "1.5T", 3ull << 39 }, { "1k", 1024 }, { "2GiB", 2ull << 30 },
+        { "0", 0 }, { "4096", 4096 }, { "512M", 512ull << 20 }, { "4G", 4ull << 30 }, { "1.5T", 3ull << 39 }, { "1k", 1024 },
+        { "2GiB", 2ull << 30 },
         { "0x1000", 4096 }, { "1_000", 1000 }, { "15E", 15ull << 60 }, { "0.5K", 512 }, { "12B", 12 },
     };
     static const char *const bad[] = { "", "M", "-1", "1Q", "1.M", "16E", "99999999999999999999", "1 G", "1GG", "0x", "1e3", "18014398509481984K", "2 M", "2 ", ".5G", "1_" };
@@ -61,7 +62,8 @@ static void durations(void **state)
     assert_true(parse_duration("1.5h", &v) && v == 5400000000000ull);
     assert_true(parse_duration("2m", &v) && v == 120000000000ull);
     assert_true(parse_duration("7us", &v) && v == 7000);
-    assert_false(parse_duration("5 m", &v) || parse_duration("", &v) || parse_duration("5w", &v) || parse_duration("999999999999d", &v));
+    assert_false(parse_duration("5 m", &v) || parse_duration("", &v) || parse_duration("5w", &v) ||
+                 parse_duration("999999999999d", &v));
     assert_string_equal(format_duration(b, 273600000000000ull), "3d 4h");
     assert_string_equal(format_duration(b, 725000000000ull), "12m 5s");
     assert_string_equal(format_duration(b, 1240000000), "1.24s");
@@ -150,8 +152,10 @@ static void round_trip(void **state)
 
 static void json_in(void **state)
 {
-    assert_int_equal(read_text(" { \"name\": \"j\", \"cpus\" : 3,\n \"mem\":1073741824, \"hpet\": false, \"cmdline\": \"\\ud83d\\ude00\\/\",\n"
-                               "\"disk\": [ {\"image\":\"a\"}, {\"image\":\"b\",\"read-only\":true} ] , \"kernel\":\"k\" }\n"), 0);
+    assert_int_equal(read_text(" { \"name\": \"j\", \"cpus\" : 3,\n \"mem\":1073741824, \"hpet\": false, \"cmdline\": "
+                               "\"\\ud83d\\ude00\\/\",\n"
+                               "\"disk\": [ {\"image\":\"a\"}, {\"image\":\"b\",\"read-only\":true} ] , \"kernel\":\"k\" }\n"),
+                     0);
     assert_string_equal(def.cmdline, "\xf0\x9f\x98\x80/");
     assert_int_equal(def.ndisks, 2);
     assert_true(!def.hpet && def.disks[1].read_only);
@@ -264,7 +268,8 @@ static void options(void **state)
     assert_true(option_get(line, "x", v, sizeof v));
     assert_string_equal(v, "a bc");
     assert_true(option_get(line, "last", v, sizeof v));
-    assert_false(option_get(line, "list", v, sizeof v) || option_get(line, "log", v, sizeof v) || option_get("", "a", v, sizeof v));
+    assert_false(option_get(line, "list", v, sizeof v) || option_get(line, "log", v, sizeof v) ||
+                 option_get("", "a", v, sizeof v));
     assert_true(option_get(line, "run", v, 4));
     assert_string_equal(v, "vm ");
 }
@@ -272,9 +277,9 @@ static void options(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes), cmocka_unit_test(size_text), cmocka_unit_test(durations), cmocka_unit_test(distance), cmocka_unit_test(utf8),
-        cmocka_unit_test(toml), cmocka_unit_test(round_trip), cmocka_unit_test(json_in), cmocka_unit_test(errors), cmocka_unit_test(long_things),
-        cmocka_unit_test(flags), cmocka_unit_test(options),
+        cmocka_unit_test(sizes),  cmocka_unit_test(size_text),   cmocka_unit_test(durations),  cmocka_unit_test(distance),
+        cmocka_unit_test(utf8),   cmocka_unit_test(toml),        cmocka_unit_test(round_trip), cmocka_unit_test(json_in),
+        cmocka_unit_test(errors), cmocka_unit_test(long_things), cmocka_unit_test(flags),      cmocka_unit_test(options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

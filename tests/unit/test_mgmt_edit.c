@@ -98,12 +98,18 @@ static void basics(void **state)
 static void keys(void **state)
 {
     static const struct { const char *typed, *line; unsigned cur; } k[] = {
-        { "abc\x01X", "Xabc", 1 }, { "abc\x01\x05X", "abcX", 4 }, { "abc\x1b[HX\x1b[FY", "XabcY", 5 }, { "abc\x1bOHX", "Xabc", 1 }, { "abc\x1b[1~X\x1b[4~Y", "XabcY", 5 },
-        { "abc\x7f\x08", "a", 1 }, { "abc\x1b[D\x1b[3~", "ab", 2 }, { "abc\x02\x04", "ab", 2 }, { "one two three\x17", "one two ", 8 },
-        { "one two\x15x\x19", "xone two", 8 }, { "one two\x01\x06\x06\x0b\x19\x19", "one twoe two", 12 }, { "one two\x1b" "b\x1b" "d", "one ", 4 },
-        { "one two\x1b" "b\x1b" "bX", "Xone two", 1 }, { "one two\x01\x1b" "fX", "oneX two", 4 }, { "one two\x1b\x7f", "one ", 4 }, { "one two\x1b[1;5DX", "one Xtwo", 5 },
-        { "ab\x14", "ba", 2 }, { "abc\x02\x14", "acb", 3 }, { "\xc3\xbc\xc3\xa4\x7f", "\xc3\xbc", 2 }, { "a\xff\xc3(b", "a(b", 3 }, { "\xe6\x97\xa5\x14", "\xe6\x97\xa5", 3 },
-        { "a\x1b[200~b", "ab", 2 }, { "a\x1b[999;999;999;999Zb", "ab", 2 }, { "a\x1b\x1b[Db", "ba", 1 }, { "\x7f\x17\x15\x0b\x14\x1b[3~\x1b[D\x1b[C", "", 0 },
+        { "abc\x01X", "Xabc", 1 }, { "abc\x01\x05X", "abcX", 4 }, { "abc\x1b[HX\x1b[FY", "XabcY", 5 },
+        { "abc\x1bOHX", "Xabc", 1 }, { "abc\x1b[1~X\x1b[4~Y", "XabcY", 5 },
+        { "abc\x7f\x08", "a", 1 }, { "abc\x1b[D\x1b[3~", "ab", 2 }, { "abc\x02\x04", "ab", 2 },
+        { "one two three\x17", "one two ", 8 },
+        { "one two\x15x\x19", "xone two", 8 }, { "one two\x01\x06\x06\x0b\x19\x19", "one twoe two", 12 },
+        { "one two\x1b" "b\x1b" "d", "one ", 4 },
+        { "one two\x1b" "b\x1b" "bX", "Xone two", 1 }, { "one two\x01\x1b" "fX", "oneX two", 4 },
+        { "one two\x1b\x7f", "one ", 4 }, { "one two\x1b[1;5DX", "one Xtwo", 5 },
+        { "ab\x14", "ba", 2 }, { "abc\x02\x14", "acb", 3 }, { "\xc3\xbc\xc3\xa4\x7f", "\xc3\xbc", 2 },
+        { "a\xff\xc3(b", "a(b", 3 }, { "\xe6\x97\xa5\x14", "\xe6\x97\xa5", 3 },
+        { "a\x1b[200~b", "ab", 2 }, { "a\x1b[999;999;999;999Zb", "ab", 2 }, { "a\x1b\x1b[Db", "ba", 1 },
+        { "\x7f\x17\x15\x0b\x14\x1b[3~\x1b[D\x1b[C", "", 0 },
     };
     for (unsigned i = 0; i < ARRAY_SIZE(k); i++) {
         begin();
@@ -226,7 +232,8 @@ static void check_row(void)
 static void random_typing(void **state)
 {
     static const char *const keys[] = {
-        "a", "b ", " ", "\xc3\xbc", "\xe6\x97\xa5", "x", "\x01", "\x05", "\x02", "\x06", "\x04x", "\x7f", "\x7f", "\x0b", "\x15", "\x17", "\x19", "\x14", "\x1b" "b", "\x1b" "f",
+        "a", "b ", " ", "\xc3\xbc", "\xe6\x97\xa5", "x", "\x01", "\x05", "\x02", "\x06", "\x04x", "\x7f", "\x7f", "\x0b", "\x15",
+        "\x17", "\x19", "\x14", "\x1b" "b", "\x1b" "f",
         "\x1b" "d", "\x1b[A", "\x1b[B", "\x1b[C", "\x1b[D", "\x1b[3~", "\x10", "\x0e",
     };
     history_add(&history, "vm \xe6\x97\xa5\xe6\x9c\xac x");
@@ -249,8 +256,9 @@ static void random_typing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(basics), cmocka_unit_test(keys), cmocka_unit_test(question_mark), cmocka_unit_test(recall), cmocka_unit_test(search),
-        cmocka_unit_test(scrolling), cmocka_unit_test(other_output), cmocka_unit_test(full_line), cmocka_unit_test(random_typing),
+        cmocka_unit_test(basics),       cmocka_unit_test(keys),      cmocka_unit_test(question_mark),
+        cmocka_unit_test(recall),       cmocka_unit_test(search),    cmocka_unit_test(scrolling),
+        cmocka_unit_test(other_output), cmocka_unit_test(full_line), cmocka_unit_test(random_typing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

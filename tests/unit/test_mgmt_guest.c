@@ -182,7 +182,8 @@ static void slow_terminal(void **state)
 {
     make("a", "");
     must("start a");
-    struct term *slow = term_open_with((struct session_params){ 0 }, 128), *fast = term_open_with((struct session_params){ 0 }, 65536);
+    struct term *slow = term_open_with((struct session_params){ 0 }, 128),
+                *fast = term_open_with((struct session_params){ 0 }, 65536);
     for (const char *k = "console a\r"; *k;)
         k += chan_write(slow->tty, CHAN_DEV, k, 1);
     uint64_t until = clock_ns() + 10000000000ull;
@@ -230,8 +231,10 @@ struct hammer { unsigned seed; unsigned rounds; };
 static void hammer(void *arg)
 {
     static const char *const lines[] = {
-        "start a", "kill a", "vm reset a", "vm pause a", "vm resume a", "stop a --timeout 50ms --kill", "vm show a --cpu", "vm stats a", "vm list", "vm log a", "vm rm a -y",
-        "vm create a --kernel vmlinuz --mem 64M --start", "vm rename a b", "vm rename b a", "vm set a --cpus 3", "vm reboot a --timeout 50ms --kill", "vm wait a --timeout 5ms", "kill a b",
+        "start a", "kill a", "vm reset a", "vm pause a", "vm resume a", "stop a --timeout 50ms --kill", "vm show a --cpu",
+        "vm stats a", "vm list", "vm log a", "vm rm a -y",
+        "vm create a --kernel vmlinuz --mem 64M --start", "vm rename a b", "vm rename b a", "vm set a --cpus 3",
+        "vm reboot a --timeout 50ms --kill", "vm wait a --timeout 5ms", "kill a b",
         "vm dump b", "vm rm b -y", "start b", "vm show b --json",
     };
     struct hammer *h = arg;
@@ -298,7 +301,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, fresh, clean)
     const struct CMUnitTest tests[] = {
-        T(life), T(start_failures), T(endings), T(interrupted), T(console), T(slow_terminal), T(deaf_guest), T(many_operators), T(remove_while_attached), T(hang_up),
+        T(life), T(start_failures), T(endings), T(interrupted), T(console), T(slow_terminal), T(deaf_guest), T(many_operators),
+        T(remove_while_attached), T(hang_up),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,17 +10,28 @@ static void define_web1(void)
 static void grammar(void **state)
 {
     static const struct { const char *line; int code; const char *says; } c[] = {
-        { "", 0, "" }, { "   ", 0, "" }, { "# vm list", 0, "" }, { ";;;", 0, "" }, { "vm li", 0, "" }, { "list", 0, "" }, { "li", 0, "" }, { "im li", 0, "" },
-        { "vm", 2, "vm needs a verb" }, { "vm --json", 2, "" }, { "vmm list", 2, "did you mean vm?" }, { "vm lost", 2, "did you mean list?" }, { "xyzzy", 2, "help lists the commands" },
-        { "h", 2, "can mean host, help, history" }, { "vm st web1", 2, "can mean start, stop, stats" }, { "disk list", 9, "disk commands are not there yet" },
-        { "vm list extra", 2, "\"extra\" is too much here" }, { "vm show", 2, "vm show needs NAME" }, { "vm show a b", 2, "too much" }, { "vm list --bogus", 2, "no flag \"bogus\"" },
-        { "vm list -z", 2, "no flag -z" }, { "vm create x --kernl y", 2, "did you mean --kernel?" }, { "vm create x --c 1", 2, "can mean cpus, cmdline, cpu-weight, cpu-cap, com2" },
-        { "vm create x --cpus", 2, "--cpus needs a value: --cpus N" }, { "vm create x --cpus 1 --cpus 2", 2, "--cpus is given twice" },
-        { "vm list --json=1", 2, "" }, { "vm list \"open", 2, "quote \" is not closed" }, { "vm list 'open", 2, "quote ' is not closed" },
-        { "vm create x --hpet=maybe", 2, "--hpet takes true or false" }, { "vm create x --no-hpet=1", 2, "--no-hpet takes no value" },
-        { "vm wait x --timeout soon", 2, "takes a time" }, { "vm wait x --for ever", 2, "possible: stopped, running, paused" }, { "host log -n x", 2, "whole number" },
-        { "destroy", 2, "did you mean vm kill (power off) or vm rm (delete)?" }, { "vm destroy web1", 2, "did you mean vm kill web1 (power off) or vm rm web1 (delete)?" },
-        { "destroy web1", 2, "vm kill web1" }, { "vm list -o name,colour", 2, "no column \"colour\"" }, { "vm list -o \"\"", 0, "" }, { "vm show nobody", 3, "vm list shows" },
+        { "", 0, "" }, { "   ", 0, "" }, { "# vm list", 0, "" }, { ";;;", 0, "" }, { "vm li", 0, "" }, { "list", 0, "" },
+        { "li", 0, "" }, { "im li", 0, "" },
+        { "vm", 2, "vm needs a verb" }, { "vm --json", 2, "" }, { "vmm list", 2, "did you mean vm?" },
+        { "vm lost", 2, "did you mean list?" }, { "xyzzy", 2, "help lists the commands" },
+        { "h", 2, "can mean host, help, history" }, { "vm st web1", 2, "can mean start, stop, stats" },
+        { "disk list", 9, "disk commands are not there yet" },
+        { "vm list extra", 2, "\"extra\" is too much here" }, { "vm show", 2, "vm show needs NAME" },
+        { "vm show a b", 2, "too much" }, { "vm list --bogus", 2, "no flag \"bogus\"" },
+        { "vm list -z", 2, "no flag -z" }, { "vm create x --kernl y", 2, "did you mean --kernel?" },
+        { "vm create x --c 1", 2, "can mean cpus, cmdline, cpu-weight, cpu-cap, com2" },
+        { "vm create x --cpus", 2, "--cpus needs a value: --cpus N" },
+        { "vm create x --cpus 1 --cpus 2", 2, "--cpus is given twice" },
+        { "vm list --json=1", 2, "" }, { "vm list \"open", 2, "quote \" is not closed" },
+        { "vm list 'open", 2, "quote ' is not closed" },
+        { "vm create x --hpet=maybe", 2, "--hpet takes true or false" },
+        { "vm create x --no-hpet=1", 2, "--no-hpet takes no value" },
+        { "vm wait x --timeout soon", 2, "takes a time" }, { "vm wait x --for ever", 2, "possible: stopped, running, paused" },
+        { "host log -n x", 2, "whole number" },
+        { "destroy", 2, "did you mean vm kill (power off) or vm rm (delete)?" },
+        { "vm destroy web1", 2, "did you mean vm kill web1 (power off) or vm rm web1 (delete)?" },
+        { "destroy web1", 2, "vm kill web1" }, { "vm list -o name,colour", 2, "no column \"colour\"" },
+        { "vm list -o \"\"", 0, "" }, { "vm show nobody", 3, "vm list shows" },
         { "help nonsense", 2, "no command" }, { "help vm nonsense", 2, "no vm command" }, { "exit", 0, "" },
     };
     for (unsigned i = 0; i < ARRAY_SIZE(c); i++) {
@@ -34,7 +45,9 @@ static void grammar(void **state)
 
 static void quoting(void **state)
 {
-    assert_int_equal(sh("vm create q1 --kernel=vmlinuz --cmdline 'a \"b\" ; c' ; vm create q2 --kernel vm\"lin\"uz --cmdline \"x \\\" 'y' #z\" # end"), 0);
+    assert_int_equal(sh("vm create q1 --kernel=vmlinuz --cmdline 'a \"b\" ; c' ; vm create q2 --kernel vm\"lin\"uz --cmdline \"x "
+                        "\\\" 'y' #z\" # end"),
+                     0);
     sh("vm show q1 --toml");
     assert_has(sh_out, "cmdline = \"a \\\"b\\\" ; c\"\n");
     sh("vm show q2 --toml");
@@ -44,12 +57,20 @@ static void quoting(void **state)
 static void create(void **state)
 {
     static const struct { const char *line; int code; const char *says; } c[] = {
-        { "vm create web1 --kernel vmlinuz", 4, "VM \"web1\" exists already" }, { "vm create", 2, "no name" }, { "vm create x", 2, "no kernel to boot" },
-        { "vm create x --kernel vmlinux", 3, "did you mean \"vmlinuz\"?" }, { "vm create x --kernel vmlinuz --initrd nope", 3, "no image \"nope\"" },
-        { "vm create x --kernel vmlinuz --disk nope", 3, "no image" }, { "vm create x --kernel vmlinuz --cpus 33", 2, "from 1 to 32" },
-        { "vm create x --kernel vmlinuz --mem 1.2M", 2, "whole MiB" }, { "vm create x --kernel vmlinuz --mem lots", 2, "size such as" }, { "vm create 7up --kernel vmlinuz", 2, "no name for a VM" },
-        { "vm create x --firmware uefi", 9, "not there yet" }, { "vm create x --kernel vmlinuz --on-crash burn", 2, "possible: reset, stop" },
-        { "vm create -f nope.toml", 3, "no image" }, { "vm create -f bad.toml", 2, "bad.toml line 3: there is no key \"memory\"" }, { "vm create -f broken.img", 8, "damaged" },
+        { "vm create web1 --kernel vmlinuz", 4, "VM \"web1\" exists already" }, { "vm create", 2, "no name" },
+        { "vm create x", 2, "no kernel to boot" },
+        { "vm create x --kernel vmlinux", 3, "did you mean \"vmlinuz\"?" },
+        { "vm create x --kernel vmlinuz --initrd nope", 3, "no image \"nope\"" },
+        { "vm create x --kernel vmlinuz --disk nope", 3, "no image" },
+        { "vm create x --kernel vmlinuz --cpus 33", 2, "from 1 to 32" },
+        { "vm create x --kernel vmlinuz --mem 1.2M", 2, "whole MiB" },
+        { "vm create x --kernel vmlinuz --mem lots", 2, "size such as" },
+        { "vm create 7up --kernel vmlinuz", 2, "no name for a VM" },
+        { "vm create x --firmware uefi", 9, "not there yet" },
+        { "vm create x --kernel vmlinuz --on-crash burn", 2, "possible: reset, stop" },
+        { "vm create -f nope.toml", 3, "no image" },
+        { "vm create -f bad.toml", 2, "bad.toml line 3: there is no key \"memory\"" },
+        { "vm create -f broken.img", 8, "damaged" },
         { "vm create -f vmlinuz", 2, "vmlinuz line 1" },
     };
     define_web1();
@@ -74,8 +95,10 @@ static void create(void **state)
 static void toml_round_trip(void **state)
 {
     static char text[8192];
-    assert_int_equal(sh("vm create a --kernel vmlinuz --cmdline 'x \"y\" \\ z' --cpus 3 --mem 1537M --on-crash stop --autostart --cpu-cap 150 --debug-exit"
-                        " --disk debian/root.img,read-only,serial=S1 --disk initrd"), 0);
+    assert_int_equal(sh("vm create a --kernel vmlinuz --cmdline 'x \"y\" \\ z' --cpus 3 --mem 1537M --on-crash stop --autostart "
+                        "--cpu-cap 150 --debug-exit"
+                        " --disk debian/root.img,read-only,serial=S1 --disk initrd"),
+                     0);
     sh("vm show a --toml");
     strcpy(text, sh_out);
     sh("vm rm a -y");
@@ -150,10 +173,14 @@ static void questions(void **state)
 static void json(void **state)
 {
     static const char *const lines[] = {
-        "vm list", "vm list -o nonsense", "vm show web1", "vm show web1 --toml", "vm show web1 --cpu", "vm show x", "vm create x", "vm create y --kernel vmlinuz", "vm set web1 --cpus 2",
-        "vm set web1", "vm rename y z", "vm rm z -y", "vm rm web1", "vm start web1 nope", "vm start web1", "vm wait web1 --for running", "vm stats web1", "vm dump web1", "vm log web1", "vm pause web1",
-        "vm resume web1", "vm reset web1", "vm console web1", "vm reboot web1", "vm stop web1", "vm kill web1", "image list", "host info", "host cpu", "host mem", "host pci", "host log",
-        "host top --interval 10ms", "host time", "host poweroff", "host reboot", "help", "help vm", "help vm create", "help --markdown", "version", "history", "exit", "vm start --help", "vm", "bogus",
+        "vm list", "vm list -o nonsense", "vm show web1", "vm show web1 --toml", "vm show web1 --cpu", "vm show x", "vm create x",
+        "vm create y --kernel vmlinuz", "vm set web1 --cpus 2",
+        "vm set web1", "vm rename y z", "vm rm z -y", "vm rm web1", "vm start web1 nope", "vm start web1",
+        "vm wait web1 --for running", "vm stats web1", "vm dump web1", "vm log web1", "vm pause web1",
+        "vm resume web1", "vm reset web1", "vm console web1", "vm reboot web1", "vm stop web1", "vm kill web1", "image list",
+        "host info", "host cpu", "host mem", "host pci", "host log",
+        "host top --interval 10ms", "host time", "host poweroff", "host reboot", "help", "help vm", "help vm create",
+        "help --markdown", "version", "history", "exit", "vm start --help", "vm", "bogus",
         "vm show 'a\"b\\c\td'", "vm create 'x\"\x01\xff'", "\"unclosed",
     };
     char line[200];
@@ -254,7 +281,8 @@ static void help(void **state)
     sh("help --markdown");
     for (unsigned i = 0; i < cmd_table_size; i++) {
         char title[60];
-        snprintf(title, sizeof title, "### %s%s%s\n", cmd_table[i].noun, cmd_table[i].verb ? " " : "", cmd_table[i].verb ? cmd_table[i].verb : "");
+        snprintf(title, sizeof title, "### %s%s%s\n", cmd_table[i].noun, cmd_table[i].verb ? " " : "",
+                 cmd_table[i].verb ? cmd_table[i].verb : "");
         assert_has(sh_out, title);
     }
     assert_has(sh_out, "| `cpu-cap` | number |");
@@ -263,13 +291,20 @@ static void help(void **state)
 static void completion(void **state)
 {
     static const struct { const char *typed, *line; } c[] = {
-        { "ve\t", "version " }, { "vm cr\t", "vm create " }, { "vm sta\tr\t", "vm start " }, { "start w\t1", "start web1" }, { "vm show web1 --t\t", "vm show web1 --toml " },
-        { "vm create x --kernel deb\tv\t", "vm create x --kernel debian/vmlinuz " }, { "vm create x --kernel=vm\t", "vm create x --kernel=vmlinuz " },
-        { "vm create x --on-c\tr\t", "vm create x --on-crash reset " }, { "vm wait web1 --for st\t", "vm wait web1 --for stopped " }, { "list; host po\t", "list; host poweroff " },
-        { "help vm cons\t", "help vm console " }, { "vm create x --cmdline \"a b\" --mem 1G --init\t", "vm create x --cmdline \"a b\" --mem 1G --initrd " },
-        { "vm create x --kernel \"deb\t", "vm create x --kernel \"debian/" }, { "image l\t", "image list " }, { "vm show web1 \t\tcp\t", "vm show web1 --cpu " }, { "zzz\t", "zzz" },
-        { "vm zzz\t", "vm zzz" }, { "\x03;ho\ti\t", ";host info " }, { "vm create x --debug-exit --no-h\t", "vm create x --debug-exit --no-h" },
-        { "host cp\t", "host cpu " }, { "vm console web1 --port v\t", "vm console web1 --port virtio " }, { "vm kill web1 w\t", "vm kill web1 web" },
+        { "ve\t", "version " }, { "vm cr\t", "vm create " }, { "vm sta\tr\t", "vm start " }, { "start w\t1", "start web1" },
+        { "vm show web1 --t\t", "vm show web1 --toml " },
+        { "vm create x --kernel deb\tv\t", "vm create x --kernel debian/vmlinuz " },
+        { "vm create x --kernel=vm\t", "vm create x --kernel=vmlinuz " },
+        { "vm create x --on-c\tr\t", "vm create x --on-crash reset " },
+        { "vm wait web1 --for st\t", "vm wait web1 --for stopped " }, { "list; host po\t", "list; host poweroff " },
+        { "help vm cons\t", "help vm console " },
+        { "vm create x --cmdline \"a b\" --mem 1G --init\t", "vm create x --cmdline \"a b\" --mem 1G --initrd " },
+        { "vm create x --kernel \"deb\t", "vm create x --kernel \"debian/" }, { "image l\t", "image list " },
+        { "vm show web1 \t\tcp\t", "vm show web1 --cpu " }, { "zzz\t", "zzz" },
+        { "vm zzz\t", "vm zzz" }, { "\x03;ho\ti\t", ";host info " },
+        { "vm create x --debug-exit --no-h\t", "vm create x --debug-exit --no-h" },
+        { "host cp\t", "host cpu " }, { "vm console web1 --port v\t", "vm console web1 --port virtio " },
+        { "vm kill web1 w\t", "vm kill web1 web" },
     };
     define_web1();
     assert_int_equal(sh("vm create web2 --kernel vmlinuz"), 0);
@@ -411,7 +446,8 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, fresh, clean)
     const struct CMUnitTest tests[] = {
-        T(grammar), T(quoting), T(create), T(toml_round_trip), T(set_and_rename), T(questions), T(json), T(columns), T(host), T(power), T(help), T(completion),
+        T(grammar), T(quoting), T(create), T(toml_round_trip), T(set_and_rename), T(questions), T(json), T(columns), T(host),
+        T(power), T(help), T(completion),
         T(help_in_place), T(typing), T(log_lines), T(stuck_terminal), T(progress), T(no_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
