@@ -24,6 +24,7 @@ void report(const char *name, bool ok, const char *fmt, ...) __attribute__((form
 __attribute__((noreturn)) void finish(void);            /* code = failures so far, at most 100 */
 __attribute__((noreturn)) void debug_exit(uint32_t code);
 int main(void);
+bool on_joist(void);                                   /* by the hypervisor signature; plain QEMU and real machines differ in details */
 
 /* ---- Ports, MSRs, registers. ---- */
 static inline uint8_t inb(uint16_t p) { uint8_t v; asm volatile("inb %1, %0" : "=a"(v) : "Nd"(p)); return v; }

@@ -122,6 +122,14 @@ void finish(void)
     debug_exit(failures > 100 ? 100 : failures);
 }
 
+bool on_joist(void)
+{
+    uint32_t r[4];
+
+    cpuid(0x40000000, 0, r);
+    return (cpuid_reg(1, 0, 2) >> 31) && r[1] == 0x4b4d564b && r[2] == 0x564b4d56 && r[3] == 0x4d;
+}
+
 /* ---- Traps ---- */
 struct trap_info TRAP = { .vector = -1 };
 volatile ulong trap_resume;
