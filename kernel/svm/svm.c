@@ -212,9 +212,8 @@ static void new_asid(struct svm_cpu *c, struct svm_vcpu *s)
  */
 static void finish_shadowed_hlt(struct vcpu *v, struct svm_vcpu *s)
 {
-    struct exit e;
-    const struct insn *insn;
-    if (vcpu_decode(v, &e, &insn) && insn->op == INSN_HLT)
+    const struct insn *insn = vcpu_decode(v);
+    if (insn && insn->op == INSN_HLT)
         vcpu_advance(v, insn->len);
 }
 

@@ -60,17 +60,21 @@ void svm_get_state(struct vcpu *v, struct cpu_state *st, unsigned groups)
 {
     struct svm_vcpu *s = svm_of(v);
     struct vmcb *b = s->vmcb;
+    if (groups & ST_CS)
+        st->seg[SEG_CS] = get_seg(&b->cs);
+    if (groups & ST_CRS) {
+        st->cr0 = b->cr0, st->cr2 = b->cr2, st->cr3 = b->cr3, st->cr4 = b->cr4;
+        st->efer = b->efer & ~EFER_SVME;
+        st->cpl = b->cpl;
+    }
+    if (likely(!(groups & ~(unsigned)(ST_CS | ST_CRS))))
+        return;
     if (groups & ST_SEGS)
         for (unsigned i = 0; i < 8; i++)
             st->seg[i] = get_seg(vmcb_segs(b, i));
     if (groups & ST_DTABS) {
         st->gdt = (struct cpu_dtab){ b->gdtr.base, (uint16_t)b->gdtr.limit };
         st->idt = (struct cpu_dtab){ b->idtr.base, (uint16_t)b->idtr.limit };
-    }
-    if (groups & ST_CRS) {
-        st->cr0 = b->cr0, st->cr2 = b->cr2, st->cr3 = b->cr3, st->cr4 = b->cr4;
-        st->efer = b->efer & ~EFER_SVME;
-        st->cpl = b->cpl;
     }
     if (groups & ST_DRS)
         st->dr6 = b->dr6, st->dr7 = b->dr7;

@@ -9,13 +9,15 @@ typedef void exit_fn(struct vcpu *, struct exit *);
 /* Behind the instruction that exited: its length is what the CPU told, or what the decoder finds. */
 static void skip(struct vcpu *v, struct exit *e)
 {
-    const struct insn *insn;
     if (e->next_rip) {
-        vcpu_advance(v, 0);
         v->rip = e->next_rip;
-    } else if (e->insn_len || vcpu_decode(v, e, &insn)) {
-        vcpu_advance(v, e->insn_len);
+        vcpu_advance(v, 0);
+        return;
     }
+    const struct insn *insn = e->insn_len ? NULL : vcpu_decode(v);
+    if (insn)
+        e->insn_len = insn->len;
+    vcpu_advance(v, e->insn_len);       /* 0 when decoding raised an exception */
 }
 
 static void on_nothing(struct vcpu *v, struct exit *e) {}
@@ -136,23 +138,23 @@ static void write_cr0_exit(struct vcpu *v, struct exit *e, uint64_t val)
 
 static void on_cr(struct vcpu *v, struct exit *e)
 {
-    const struct insn *insn;
     if (!e->u.cr.write) {
         on_ud(v, e);            /* no CR read is intercepted */
         return;
     }
     if (e->u.cr.gpr == 0xff) {  /* the CPU did not tell the operand */
-        if (!vcpu_decode(v, e, &insn))
+        const struct insn *insn = vcpu_decode(v);
+        if (!insn)
             return;
-        e->u.cr.gpr = insn->rm;
+        e->u.cr.gpr = insn->rm, e->insn_len = insn->len;
     }
     uint64_t val = v->gpr[e->u.cr.gpr];
     if (e->u.cr.clts)
         val = vcpu_state(v, ST_CRS)->cr0 & ~CR0_TS;
     else if (e->u.cr.lmsw)      /* LMSW sets PE but cannot clear it */
         val = (vcpu_state(v, ST_CRS)->cr0 & ~0xeull) | (e->u.cr.lmsw_src & 0xf);
-    bool real;
-    if (vcpu_cpu_mode(v, &real) != MODE_64)
+    vcpu_state(v, ST_CS | ST_CRS);
+    if (vcpu_cpu_mode(v) != MODE_64)
         val = (uint32_t)val;
     if (e->u.cr.cr == 4)
         write_cr4_exit(v, e, val);

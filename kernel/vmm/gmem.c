@@ -3,11 +3,7 @@
 #include <errno.h>
 #include <string.h>
 
-/* A chunk word: 0, a 2 MiB page | CHUNK_LARGE, or the address of a table of 512 page addresses. */
-#define CHUNK_LARGE 1ull
-
-static uint64_t first_chunk(const struct gmem_range *r) { return r->base / PAGE_2M; }
-static uint64_t chunks_of(const struct gmem_range *r) { return (r->base + r->len - 1) / PAGE_2M - first_chunk(r) + 1; }
+static uint64_t chunks_of(const struct gmem_range *r) { return (r->base + r->len - 1) / PAGE_2M - r->first + 1; }
 
 static bool in_range(const struct gmem_range *r, gpa_t gpa) { return gpa - r->base < r->len; }
 
@@ -39,7 +35,7 @@ int gmem_add_range(struct gmem *g, gpa_t base, uint64_t len, bool rom)
     for (int i = 0; i < g->nranges; i++)
         if (base < g->range[i].base + g->range[i].len && g->range[i].base < base + len)
             return -EINVAL;
-    struct gmem_range r = { .base = base, .len = len, .rom = rom };
+    struct gmem_range r = { .base = base, .len = len, .rom = rom, .first = base / PAGE_2M };
     r.chunk = kzalloc(chunks_of(&r) * sizeof *r.chunk);
     if (!r.chunk)
         return -ENOMEM;
@@ -147,7 +143,7 @@ static hpa_t lookup(uint64_t word, gpa_t gpa)
 
 static hpa_t page_under(struct gmem *g, struct gmem_range *r, gpa_t gpa)
 {
-    uint64_t *chunk = &r->chunk[gpa / PAGE_2M - first_chunk(r)];
+    uint64_t *chunk = &r->chunk[gpa / PAGE_2M - r->first];
     hpa_t pa = lookup(atomic_load(chunk), gpa);
     if (likely(pa))
         return pa;
@@ -162,7 +158,7 @@ int gmem_leaf(struct gmem *g, gpa_t gpa, struct gmem_leaf *leaf)
     hpa_t pa = page_under(g, r, gpa);
     if (!pa)
         return -ENOMEM;
-    bool large = atomic_load(&r->chunk[gpa / PAGE_2M - first_chunk(r)]) & CHUNK_LARGE;
+    bool large = atomic_load(&r->chunk[gpa / PAGE_2M - r->first]) & CHUNK_LARGE;
     *leaf = (struct gmem_leaf){ large ? ALIGN_DOWN(pa, PAGE_2M) : pa, large ? ORDER_2M : ORDER_4K, !r->rom };
     return 0;
 }
@@ -188,6 +184,8 @@ static void *host_of(struct gmem *g, gpa_t gpa, enum access access)
     hpa_t pa = page_under(g, r, gpa);
     return likely(pa) ? (char *)pa_to_va(pa) + (gpa & (PAGE_SIZE - 1)) : NULL;
 }
+
+const void *gmem_peek_slow(struct gmem *g, gpa_t gpa) { return host_of(g, gpa, ACCESS_READ); }
 
 static int copy(struct gmem *g, gpa_t gpa, void *buf, size_t len, enum access access)
 {

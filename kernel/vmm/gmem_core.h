@@ -15,8 +15,12 @@ struct gmem_range {
     gpa_t base;                 /* 4 KiB aligned */
     uint64_t len;
     bool rom;
+    uint64_t first;             /* number of its first chunk: base / 2 MiB */
     uint64_t *chunk;            /* one word per 2 MiB region touched by the range */
 };
+
+/* A chunk word: 0, a 2 MiB page | CHUNK_LARGE, or the address of a table of 512 page addresses. */
+#define CHUNK_LARGE 1ull
 
 struct gmem {
     struct gmem_range range[GMEM_MAX_RANGES];   /* sorted; fixed before the first run */
@@ -43,3 +47,20 @@ int  gmem_leaf(struct gmem *, gpa_t, struct gmem_leaf *);
 hpa_t gmem_table_page(struct gmem *);
 /* Loader's door: writes ROM too. */
 int  gmem_write_rom(struct gmem *, gpa_t, const void *buf, size_t len);
+
+/* Host address of the RAM byte at gpa, good to the end of its 4 KiB page, for reading on the spot; NULL: not RAM.  The door for the walker and the fetcher. */
+const void *gmem_peek_slow(struct gmem *, gpa_t);
+static inline const void *gmem_peek(struct gmem *g, gpa_t gpa)
+{
+    const struct gmem_range *r = g->main;
+    if (likely(r && gpa - r->base < r->len)) {
+        uint64_t word = atomic_load(&r->chunk[(gpa >> 21) - r->first]);
+        if (likely(word & CHUNK_LARGE))
+            return (const char *)pa_to_va(word & ~CHUNK_LARGE) + (gpa & (PAGE_2M - 1));
+        const uint64_t *table = (const uint64_t *)(uintptr_t)word;
+        uint64_t pa = table ? atomic_load(&table[gpa >> 12 & 511]) : 0;
+        if (pa)
+            return (const char *)pa_to_va(pa) + (gpa & (PAGE_SIZE - 1));
+    }
+    return gmem_peek_slow(g, gpa);
+}

@@ -81,9 +81,10 @@ static int walk_levels(struct walk *w, gpa_t table, unsigned level, gva_t va, gp
     for (;; level--) {
         unsigned shift = PAGE_SHIFT + bits_per_level(w) * level;
         gpa_t at = table + (va >> shift & (BIT(bits_per_level(w)) - 1)) * entry_size(w);
-        uint64_t e;
-        if (gmem_load(g, at, entry_size(w), &e))
+        const void *host = gmem_peek(g, at);
+        if (unlikely(!host))
             return -EIO;
+        uint64_t e = w->pae ? atomic_load((const uint64_t *)host) : atomic_load((const uint32_t *)host);
         if (!(e & PTE_P))
             return fault(w, 0, error);
         bool pdpte = w->pae && level == 2 && !(w->st->efer & EFER_LMA);

@@ -28,6 +28,7 @@ struct cpu_state {
 /* Groups for get_state/set_state: what `struct cpu_state` fields are read or written. */
 enum {
     ST_SEGS = 1, ST_DTABS = 2, ST_CRS = 4 /* cr0 cr2 cr3 cr4 efer cpl */, ST_DRS = 8, ST_SYSCALL = 16, ST_MSRS = 32 /* pat tsc_aux spec_ctrl debugctl */, ST_INTR = 64 /* shadow nmi_blocked */,
+    ST_CS = 128 /* seg[SEG_CS] alone: what fetching an instruction needs beside ST_CRS; part of ST_SEGS */,
     ST_ALL = 127
 };
 

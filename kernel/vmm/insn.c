@@ -144,19 +144,17 @@ static const struct emu_ops ops = {
 static void setup(struct vcpu *v)
 {
     struct emu_ctx *c = &v->emu;
-    const struct cpu_state *st = vcpu_state(v, ST_SEGS | ST_CRS);
+    const struct cpu_state *st = vcpu_state(v, ST_CS | ST_CRS);
+    unsigned mode = vcpu_cpu_mode(v);
+    const struct cpu_seg *cs = &st->seg[SEG_CS];
     c->ops = &ops, c->arg = v, c->gpr = v->gpr;
-    c->mode = vcpu_cpu_mode(v, &c->real);
+    c->mode = (enum cpu_mode)(mode & MODE_MASK), c->real = mode & MODE_REAL;
     c->cpl = st->cpl, c->iopl = (uint8_t)(v->rflags >> 12 & 3);
     c->rip = v->rip, c->rflags = v->rflags;
     c->cr0 = st->cr0, c->cr4 = st->cr4, c->efer = st->efer;
-    c->seg_valid = 0, c->insn_valid = false;
-    load_seg(c, SEG_CS);
-}
-
-static gva_t code_address(const struct emu_ctx *c)
-{
-    return c->mode == MODE_64 ? c->rip : (uint32_t)(c->seg[SEG_CS].base + c->rip);
+    c->seg[SEG_CS] = (struct emu_seg){ .base = cs->base, .limit = cs->limit, .attr = cs->attr, .sel = cs->sel };
+    c->seg_valid = 1u << SEG_CS;
+    c->insn_valid = true;
 }
 
 static void raise(struct vcpu *v, const struct emu_exc *x)
@@ -167,69 +165,87 @@ static void raise(struct vcpu *v, const struct emu_exc *x)
         vcpu_raise(v, x->vector, x->has_error, x->error);
 }
 
-/* An instruction that ends on the next page, or near the end of this one. */
-static enum emu_result decode_crossing(struct emu_ctx *c, gva_t va)
+/* Address of code under paging; false: #PF raised, or the VM stopped. */
+static bool gwalk_code(struct vcpu *v, gva_t va, gpa_t *gpa)
+{
+    uint32_t error;
+    int err = gwalk(v, va, PF_I | user(v), gpa, &error);
+    if (err == -EFAULT)
+        vcpu_raise_pf(v, error, va);
+    else if (err)
+        vcpu_crash(v, "its page tables for %llx lie outside memory", (unsigned long long)va);
+    return !err;
+}
+
+static const struct insn *undefined(struct vcpu *v)
+{
+    vcpu_raise(v, EXC_UD, false, 0);
+    return NULL;
+}
+
+/* Instruction bytes at a linear address, none beyond its page; false: #PF raised, or the VM stopped. */
+static bool fetch(struct vcpu *v, gva_t va, void *buf, unsigned len)
+{
+    struct emu_ctx *c = &v->emu;
+    c->arg = v;
+    enum emu_result r = mem_fetch(c, va, buf, len);
+    if (r == EMU_EXCEPTION)
+        raise(v, &c->exc);
+    return r == EMU_OK;
+}
+
+/* An instruction that ends on the next page, or near the end of this one; or code outside RAM. */
+static const struct insn *decode_slow(struct vcpu *v, gva_t va, enum cpu_mode mode)
 {
     uint8_t bytes[15];
     unsigned left = (unsigned)(PAGE_SIZE - (va & (PAGE_SIZE - 1))), n = MIN(left, 15u);
-    enum emu_result r = mem_fetch(c, va, bytes, n);
-    if (r != EMU_OK)
-        return r;
-    int err = insn_decode(&c->insn, c->mode, bytes, n);
+    if (!fetch(v, va, bytes, n))
+        return NULL;
+    int err = insn_decode(&v->insn, mode, bytes, n);
     if (err == -ENODATA && n < 15) {
-        gva_t next = c->mode == MODE_64 ? va + n : (uint32_t)(va + n);
-        r = mem_fetch(c, next, bytes + n, 15 - n);
-        if (r != EMU_OK)
-            return r;
-        err = insn_decode(&c->insn, c->mode, bytes, 15);
+        if (!fetch(v, mode == MODE_64 ? va + n : (uint32_t)(va + n), bytes + n, 15 - n))
+            return NULL;
+        err = insn_decode(&v->insn, mode, bytes, 15);
     }
-    c->exc = (struct emu_exc){ .vector = 6 };
-    return err ? EMU_EXCEPTION : EMU_OK;
+    return err ? undefined(v) : &v->insn;
 }
 
-static enum emu_result decode(struct vcpu *v)
+const struct insn *vcpu_decode(struct vcpu *v)
 {
-    struct emu_ctx *c = &v->emu;
-    gva_t va = code_address(c);
-    uint64_t b[2];
+    const struct cpu_state *st = vcpu_state(v, ST_CS | ST_CRS);
+    enum cpu_mode mode = (enum cpu_mode)(vcpu_cpu_mode(v) & MODE_MASK);
+    gva_t va = mode == MODE_64 ? v->rip : (uint32_t)(st->seg[SEG_CS].base + v->rip);
+    gpa_t gpa = va;
     if ((va & (PAGE_SIZE - 1)) > PAGE_SIZE - PAGE_LEFT_MIN)
-        return decode_crossing(c, va);
-    enum emu_result r = mem_fetch(c, va, b, sizeof b);
-    if (r != EMU_OK)
-        return r;
-    b[1] &= BITS(55, 0);
+        return decode_slow(v, va, mode);
+    if ((st->cr0 & CR0_PG) && !gwalk_code(v, va, &gpa))
+        return NULL;
+    const uint64_t *b = gmem_peek(&v->vm->gmem, gpa);
+    if (unlikely(!b))
+        return decode_slow(v, va, mode);
+    uint64_t lo = b[0], hi = b[1] & BITS(55, 0);
     struct decoded *d = &v->decode[(va ^ va >> 6) % DECODE_CACHE];
-    if (likely(d->lo == b[0] && d->hi == b[1] && d->mode == c->mode + 1)) {
+    if (likely(d->lo == lo && d->hi == hi && d->mode == mode + 1)) {
         v->stats.decode_hits++;
-        c->insn = d->insn;
-        return EMU_OK;
+        return &d->insn;
     }
     v->stats.decode_misses++;
-    c->exc = (struct emu_exc){ .vector = 6 };
-    if (insn_decode(&c->insn, c->mode, (const uint8_t *)b, 15))
-        return EMU_EXCEPTION;
-    *d = (struct decoded){ b[0], b[1], (uint8_t)(c->mode + 1), c->insn };
-    return EMU_OK;
-}
-
-bool vcpu_decode(struct vcpu *v, struct exit *e, const struct insn **insn)
-{
-    setup(v);
-    enum emu_result r = decode(v);
-    if (r == EMU_EXCEPTION)
-        raise(v, &v->emu.exc);
-    v->emu.insn_valid = r == EMU_OK;
-    *insn = &v->emu.insn;
-    if (r == EMU_OK)
-        e->insn_len = v->emu.insn.len;
-    return r == EMU_OK;
+    uint64_t copy[2] = { lo, hi };
+    if (insn_decode(&d->insn, mode, (const uint8_t *)copy, 15)) {
+        d->mode = 0;
+        return undefined(v);
+    }
+    d->lo = lo, d->hi = hi, d->mode = (uint8_t)(mode + 1);
+    return &d->insn;
 }
 
 void vcpu_emulate(struct vcpu *v, struct exit *e)
 {
-    const struct insn *insn;
-    if (!vcpu_decode(v, e, &insn))
+    const struct insn *insn = vcpu_decode(v);
+    if (!insn)
         return;
+    setup(v);
+    v->emu.insn = *insn;
     switch (emu_execute(&v->emu)) {
     case EMU_OK:
         v->rflags = v->emu.rflags;

@@ -31,45 +31,38 @@ void vcpu_request(struct vcpu *v, uint32_t req)
 
 /* ---- Architectural state ---- */
 
-struct cpu_state *vcpu_state(struct vcpu *v, unsigned groups)
+struct cpu_state *vcpu_fetch_state(struct vcpu *v, unsigned groups)
 {
     unsigned missing = groups & ~v->st_valid;
-    if (missing) {
-        hv->get_state(v, &v->st, missing);
-        v->st_valid |= missing;
-    }
+    hv->get_state(v, &v->st, missing);
+    v->st_valid |= missing | (missing & ST_SEGS ? ST_CS : 0);
     return &v->st;
 }
 
 void vcpu_put_state(struct vcpu *v, unsigned groups)
 {
     hv->set_state(v, &v->st, groups);
-    v->st_valid |= groups;
+    v->st_valid |= groups | (groups & ST_SEGS ? ST_CS : 0);
 }
 
-enum cpu_mode vcpu_cpu_mode(struct vcpu *v, bool *real)
+/* Behind the instruction: the shadow it may have stood in is over, and RIP wraps with the mode. */
+static void advance_slow(struct vcpu *v)
 {
-    const struct cpu_state *st = vcpu_state(v, ST_SEGS | ST_CRS);
-    uint16_t attr = st->seg[SEG_CS].attr;
-    *real = !(st->cr0 & CR0_PE) || (v->rflags & RFLAGS_VM);
-    if (*real)
-        return MODE_16;
-    if ((st->efer & EFER_LMA) && (attr & BIT(9)))
-        return MODE_64;
-    return attr & BIT(10) ? MODE_32 : MODE_16;
+    if (v->shadow) {
+        vcpu_state(v, ST_INTR)->shadow = 0;
+        vcpu_put_state(v, ST_INTR);
+        v->shadow = false;
+    }
+    vcpu_state(v, ST_CS | ST_CRS);
+    if (vcpu_cpu_mode(v) != MODE_64)
+        v->rip = (uint32_t)v->rip;
 }
 
 void vcpu_advance(struct vcpu *v, unsigned len)
 {
     v->rip += len;
-    if (unlikely(v->shadow)) {
-        vcpu_state(v, ST_INTR)->shadow = 0;
-        vcpu_put_state(v, ST_INTR);
-        v->shadow = false;
-    }
-    bool real;
-    if (unlikely(v->rip >> 32) && vcpu_cpu_mode(v, &real) != MODE_64)
-        v->rip = (uint32_t)v->rip;
+    if (unlikely(v->shadow || v->rip >> 32))
+        advance_slow(v);
 }
 
 void vcpu_raise(struct vcpu *v, uint8_t vector, bool has_error, uint32_t error)

@@ -64,6 +64,7 @@ struct vcpu {
 
     struct exit exit;
     struct emu_ctx emu;
+    struct insn insn;           /* decoded outside the cache */
     struct decoded decode[DECODE_CACHE];
     struct pvclock pvclock;
     void *msrs;                 /* MSR policy's state, kernel/vmm/msr.c */
@@ -158,9 +159,25 @@ void vcpu_advance(struct vcpu *, unsigned len);
 void vcpu_raise(struct vcpu *, uint8_t vector, bool has_error, uint32_t error);
 void vcpu_raise_pf(struct vcpu *, uint32_t error, gva_t cr2);
 /* Architectural state, fetched on demand. */
-struct cpu_state *vcpu_state(struct vcpu *, unsigned groups);
+struct cpu_state *vcpu_fetch_state(struct vcpu *, unsigned groups);
+static inline struct cpu_state *vcpu_state(struct vcpu *v, unsigned groups)
+{
+    return likely(!(groups & ~v->st_valid)) ? &v->st : vcpu_fetch_state(v, groups);
+}
 void vcpu_put_state(struct vcpu *, unsigned groups);
-enum cpu_mode vcpu_cpu_mode(struct vcpu *, bool *real);
+
+/* enum cpu_mode, with MODE_REAL beside MODE_16 in real and virtual-8086 mode.  Needs ST_CS and ST_CRS. */
+enum { MODE_MASK = 3, MODE_REAL = 4 };
+static inline unsigned vcpu_cpu_mode(const struct vcpu *v)
+{
+    const struct cpu_state *st = &v->st;
+    uint16_t attr = st->seg[SEG_CS].attr;
+    if (unlikely(!(st->cr0 & CR0_PE) || (v->rflags & RFLAGS_VM)))
+        return MODE_16 | MODE_REAL;
+    if ((st->efer & EFER_LMA) && (attr & BIT(9)))
+        return MODE_64;
+    return attr & BIT(10) ? MODE_32 : MODE_16;
+}
 uint64_t vcpu_tsc(struct vcpu *);
 /* The VM cannot go on: stops it as crashed with this sentence. */
 void vcpu_crash(struct vcpu *, const char *fmt, ...) __printf_like(2, 3);
@@ -169,8 +186,8 @@ void vcpu_exit(struct vcpu *, struct exit *);           /* exits.c: the dispatch
 void vcpu_events(struct vcpu *);                        /* event.c: REQ_EVENT */
 bool vcpu_wakes(struct vcpu *);                         /* event.c: would a halted CPU go on? */
 void vcpu_nested_fault(struct vcpu *, struct exit *);   /* nested.c */
-/* insn.c: fetch and decode the instruction at RIP; false: an exception was raised or the VM stopped. */
-bool vcpu_decode(struct vcpu *, struct exit *, const struct insn **);
+/* insn.c: fetch and decode the instruction at RIP; NULL: an exception was raised or the VM stopped.  Valid until the next call. */
+const struct insn *vcpu_decode(struct vcpu *);
 void vcpu_emulate(struct vcpu *, struct exit *);
 
 /* gwalk.c: guest linear → physical.  access: PF_W, PF_U, PF_I of the attempt. 0; -EFAULT with *error = #PF error code; -EIO: the walk left RAM. */
