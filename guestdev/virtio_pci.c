@@ -559,7 +559,10 @@ int virtio_snap(struct virtio *v, struct snap *s)
     int err = snap_end(s);
     if (!snap_loading(s))
         return err;
-    v->features &= v->offered;
+    if (!err && v->status & VIRTIO_S_FEATURES_OK && v->features & ~v->offered)
+        err = s->err = -EINVAL;         /* saved by a device that had more to offer */
+    if (err)
+        v->status = VIRTIO_S_NEEDS_RESET;
     spin_lock(&v->lock);
     update_live(v);
     watch(v);

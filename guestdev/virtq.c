@@ -312,7 +312,8 @@ void virtq_snap(struct virtq *q, struct snap *s)
     snap_bytes(s, "vq.signalled", &q->signalled, sizeof q->signalled);
     if (!snap_loading(s))
         return;
-    bool sane = q->size && q->size <= q->max && !(q->size & (q->size - 1)) && !(q->desc & 15) && !(q->driver & 1) && !(q->device & 3);
+    bool aligned = !(q->desc & 15) && !(q->driver & 1) && !(q->device & 3);
+    bool sane = q->size && q->size <= q->max && !(q->size & (q->size - 1)) && (aligned || !q->enabled);
     if (!sane && !s->err)
         s->err = -EINVAL;
     if (!sane)
