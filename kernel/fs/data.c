@@ -242,7 +242,7 @@ int file_free(struct fs_file *f)
     struct fs *fs = f->fs;
     uint64_t blocks;
     int err = 0;
-    file_gate(f);
+    mapped_gate(&f->m);
     while (!err && f->ext.root.blk) {
         struct txn t;
         err = txn_begin(fs, &t, bt_cost(&f->ext, 1) + fs->tree_cost, TXN_FREES);
@@ -258,7 +258,7 @@ int file_free(struct fs_file *f)
     }
     if (!f->ext.root.blk)
         f->rec.blocks = 0;
-    file_ungate(f);
+    mapped_ungate(&f->m);
     return err;
 }
 
@@ -301,7 +301,6 @@ int fs_truncate(struct fs_file *f, uint64_t size)
     }
     if (!err && f->rec.size != size)
         err = file_set_size(f, size);
-    file_kick(f);
     mutex_unlock(&f->lock);
     return err;
 }
@@ -316,9 +315,9 @@ static int zero_extent(struct fs_file *f, struct extent *e, bool keep)
     if (e->flags & EXT_UNWRITTEN)
         return 0;
     e->flags = EXT_UNWRITTEN;
-    file_gate(f);
+    mapped_gate(&f->m);
     err = ext_edit(f, EDIT_SAME, e->lblk, e, e->len, 0);
-    file_ungate(f);
+    mapped_ungate(&f->m);
     return err;
 }
 
@@ -358,7 +357,6 @@ static int punch(struct fs_file *f, uint64_t off, uint64_t len, bool keep)
         return err;
     mutex_lock(&f->lock);
     err = file_punch_locked(f, off, len, keep);
-    file_kick(f);
     mutex_unlock(&f->lock);
     return err;
 }

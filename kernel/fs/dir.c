@@ -295,11 +295,10 @@ int fs_reflink(struct fs *fs, const char *from, const char *to)
     if (err)
         return err;
     mutex_lock(&src->lock);
-    file_gate(src);
-    map_read_only(src);
+    mapped_gate(&src->m);
+    mapped_read_only(&src->m);
     err = clone_locked(src, to);
-    file_ungate(src);
-    file_kick(src);
+    mapped_ungate(&src->m);
     mutex_unlock(&src->lock);
     fs_close(src);
     return err;

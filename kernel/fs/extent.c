@@ -79,112 +79,16 @@ int ext_sole(struct fs_file *f, struct extent *e, bool *sole)
     return err;
 }
 
-/* ---- The map cache ---- */
-
-/* First entry that ends after lblk. */
-static unsigned map_at(const struct fs_file *f, uint64_t lblk)
-{
-    unsigned lo = 0, hi = f->nmap;
-    while (lo < hi) {
-        unsigned mid = (lo + hi) / 2;
-        if (f->map[mid].lblk + f->map[mid].len <= lblk)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo;
-}
-
-/* Entries that only overlap in part are dropped whole: what is forgotten is learnt again. */
-static void forget(struct fs_file *f, uint64_t lblk, uint64_t len)
-{
-    unsigned from = map_at(f, lblk), to = from;
-    while (to < f->nmap && f->map[to].lblk < lblk + len)
-        to++;
-    memmove(f->map + from, f->map + to, (f->nmap - to) * sizeof *f->map);
-    f->nmap -= to - from;
-}
+/* ---- The map cache, in blocks ---- */
 
 void map_forget(struct fs_file *f, uint64_t lblk, uint64_t len)
 {
-    spin_lock(&f->map_lock);
-    if (f->map)
-        forget(f, lblk, len);
-    spin_unlock(&f->map_lock);
-}
-
-static bool map_joins(const struct map *a, const struct map *b)
-{
-    return a->state == b->state && a->lblk + a->len == b->lblk && (a->state == MAP_ZERO || a->pblk + a->len == b->pblk) &&
-        (uint64_t)a->len + b->len < UINT32_MAX;
-}
-
-/* Room is made outside of the lock; without memory the cache stays as it is. */
-static void map_room(struct fs_file *f)
-{
-    if (f->nmap < f->map_cap || f->map_cap >= MAP_CACHE)
-        return;
-    unsigned cap = f->map_cap ? 2 * f->map_cap : 64;
-    struct map *bigger = kmalloc(cap * sizeof *bigger), *old = f->map;
-    if (!bigger)
-        return;
-    spin_lock(&f->map_lock);
-    memcpy(bigger, f->map, f->nmap * sizeof *bigger);
-    f->map = bigger;
-    f->map_cap = cap;
-    spin_unlock(&f->map_lock);
-    kfree(old);
+    mapped_forget(&f->m, lblk << FS_BLOCK_SHIFT, len << FS_BLOCK_SHIFT);
 }
 
 void map_learn(struct fs_file *f, uint64_t lblk, uint64_t len, uint64_t pblk, unsigned state)
 {
-    struct map m = { lblk, pblk, MIN(len, (uint64_t)UINT32_MAX), state };
-    if (!f->map_users)
-        return;
-    map_room(f);
-    spin_lock(&f->map_lock);
-    forget(f, lblk, m.len);
-    if (f->nmap == f->map_cap && f->map_cap)
-        f->nmap = f->map_cap / 2;       /* full: the end of the file goes first */
-    unsigned i = map_at(f, lblk);
-    if (f->nmap < f->map_cap && i <= f->nmap) {
-        if (i && map_joins(&f->map[i - 1], &m)) {
-            f->map[i - 1].len += m.len;
-        } else {
-            memmove(f->map + i + 1, f->map + i, (f->nmap - i) * sizeof m);
-            f->map[i] = m;
-            f->nmap++;
-        }
-    }
-    spin_unlock(&f->map_lock);
-}
-
-/* A copy shares the blocks now. */
-void map_read_only(struct fs_file *f)
-{
-    spin_lock(&f->map_lock);
-    for (unsigned i = 0; i < f->nmap; i++)
-        if (f->map[i].state == MAP_WRITE)
-            f->map[i].state = MAP_READ;
-    spin_unlock(&f->map_lock);
-}
-
-void file_gate(struct fs_file *f)
-{
-    spin_lock(&f->map_lock);
-    f->gate++;
-    bool wait = f->inflight > 0;
-    f->draining = wait;
-    spin_unlock(&f->map_lock);
-    if (wait)
-        event_wait(&f->drained);
-}
-
-void file_ungate(struct fs_file *f)
-{
-    spin_lock(&f->map_lock);
-    f->gate--;
-    spin_unlock(&f->map_lock);
+    mapped_learn(&f->m, lblk << FS_BLOCK_SHIFT, len << FS_BLOCK_SHIFT, f->fs->dev, pblk << FS_BLOCK_SHIFT, state);
 }
 
 /* ---- Editing ---- */
@@ -343,13 +247,13 @@ int ext_edit(struct fs_file *f, int how, uint64_t lblk, const struct extent *to,
             err = edit_prepare(ed);
         bool gated = !err && ed->had && how != EDIT_SAME;
         if (gated)
-            file_gate(f);
+            mapped_gate(&f->m);
         if (!err)
             err = edit_apply(ed, how, new_size);
         inode_dirty(f, &ed->t);
         map_forget(f, lblk, len);
         if (gated)
-            file_ungate(f);
+            mapped_ungate(&f->m);
         txn_end(f->fs, &ed->t);
     }
     kfree(ed);

@@ -1,10 +1,11 @@
 /*
  * Inside of the file system.
  *
- * Locks, outer to inner: inode.lock (or two, by number) > tree_lock > space.lock > cache_lock, map_lock (spinlocks).  A transaction
+ * Locks, outer to inner: inode.lock (or two, by number) > tree_lock > space.lock > cache_lock, mapped.spin (spinlocks).  A transaction
  * (txn) is joined after inode.lock and before tree_lock; commit() waits for all transactions to end, with none of these held.
  */
 #pragma once
+#include "kernel/block/mapped.h"
 #include "kernel/fs/format.h"
 #include "kernel/fs/fs.h"
 #include "kernel/lib/list.h"
@@ -83,12 +84,6 @@ struct drop { struct list link; struct fs_ptr ptr; };
 
 /* ---- Inodes ---- */
 
-enum { MAP_ZERO, MAP_READ, MAP_WRITE };
-
-/* A cached answer of the extent tree, for submit in atomic context. */
-struct map { uint64_t lblk, pblk; uint32_t len, state; };
-#define MAP_CACHE 8192
-
 struct fs_file {                        /* the one in-memory inode of an open file */
     struct list hash;
     struct fs *fs;
@@ -102,15 +97,8 @@ struct fs_file {                        /* the one in-memory inode of an open fi
     uint64_t dirty_gen;                 /* generation that holds its last change */
     struct list dirty_link;
     uint64_t goal;                      /* where its next block would best be */
-    /* The fast path */
-    struct spinlock map_lock;
-    struct map *map;
-    unsigned nmap, map_cap, map_users;  /* users: blks open on the file */
-    int inflight, gate;
-    bool draining;
-    struct event drained;
-    struct list queue, work_link;       /* requests for the pool's threads */
-    bool queued;
+    struct mapped m;                    /* the fast path of blks on it */
+    struct list work_link;
 };
 
 #define FS_THREADS 2
@@ -253,11 +241,8 @@ enum { EDIT_NEW /* pinned blocks become the file's, old ones lose a reference */
 /* Change what maps [lblk, +len), which one extent or one hole covers; the file grows to new_size if that is larger.  One transaction. */
 int ext_edit(struct fs_file *, int how, uint64_t lblk, const struct extent *to, uint64_t len, uint64_t new_size);
 int ext_unmap(struct fs_file *, uint64_t lblk, uint64_t end);
-void file_gate(struct fs_file *);       /* stop the fast path and wait until it is empty */
-void file_ungate(struct fs_file *);
 void map_forget(struct fs_file *, uint64_t lblk, uint64_t len);
 void map_learn(struct fs_file *, uint64_t lblk, uint64_t len, uint64_t pblk, unsigned state);
-void map_read_only(struct fs_file *);
 
 /* ---- data.c: f->lock held ---- */
 int file_read_locked(struct fs_file *, uint64_t off, void *buf, size_t len);
@@ -269,6 +254,6 @@ int file_free(struct fs_file *);                                  /* all blocks,
 /* ---- fileblk.c ---- */
 int threads_start(struct fs *);
 void threads_stop(struct fs *);
-void file_kick(struct fs_file *);
+extern const struct mapped_ops file_mapped_ops;
 
 static inline uint64_t blocks_of(uint64_t bytes) { return (bytes + FS_BLOCK - 1) >> FS_BLOCK_SHIFT; }

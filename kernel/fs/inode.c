@@ -49,8 +49,8 @@ static int load_new(struct fs *fs, uint64_t ino, struct fs_file **out)
     f->fs = fs, f->ino = ino;
     f->ext = (struct btree){ fs, f->rec.ext, NODE_EXT };
     mutex_init(&f->lock);
-    event_init(&f->drained);
-    list_init(&f->dirty_link), list_init(&f->queue), list_init(&f->work_link);
+    mapped_init(&f->m, &file_mapped_ops, fs->dev);
+    list_init(&f->dirty_link), list_init(&f->work_link);
     list_push(inode_bucket(fs, ino), &f->hash);
     *out = f;
     return 0;
@@ -84,7 +84,7 @@ bool inode_unname(struct fs *fs, uint64_t ino)
 static void inode_destroy(struct fs_file *f)
 {
     list_del(&f->hash);
-    kfree(f->map);
+    mapped_fini(&f->m);
     kfree(f);
 }
 

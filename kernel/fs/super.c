@@ -318,7 +318,7 @@ static void forget_all(struct fs *fs)
     for (size_t i = 0; i < ARRAY_SIZE(fs->inodes); i++)
         while ((l = list_pop(&fs->inodes[i]))) {
             struct fs_file *f = list_entry(l, struct fs_file, hash);
-            kfree(f->map);
+            mapped_fini(&f->m);
             kfree(f);
         }
 }

@@ -1,0 +1,344 @@
+#include "kernel/block/mapped.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define PART_IOV 16
+#define COPY_LEN (256u << 10)
+
+/* Per request: where it is, and the part that is on its way down. */
+struct mapped_ctx {
+    struct blk_req part;
+    struct mapped *m;
+    struct blk_req *whole;
+    size_t done;
+    uint32_t block;
+    struct iov iov[PART_IOV];
+    uint8_t below[] __aligned_to(16);
+};
+
+uint32_t mapped_ctx_size(uint32_t below) { return sizeof(struct mapped_ctx) + ALIGN_UP(below, 16u); }
+
+void mapped_init(struct mapped *m, const struct mapped_ops *ops, struct blk *below)
+{
+    *m = (struct mapped){ .ops = ops, .below = below };
+    event_init(&m->drained);
+    list_init(&m->queue);
+}
+
+void mapped_fini(struct mapped *m) { kfree(m->map); }
+
+/* ---- The cache ---- */
+
+/* First entry that ends after off. */
+static unsigned entry_at(const struct mapped *m, uint64_t off)
+{
+    unsigned lo = 0, hi = m->n;
+    while (lo < hi) {
+        unsigned mid = (lo + hi) / 2;
+        if (m->map[mid].off + m->map[mid].len <= off)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    return lo;
+}
+
+/* Entries that only overlap in part go whole: what is forgotten is learnt again. */
+static void forget(struct mapped *m, uint64_t off, uint64_t len)
+{
+    unsigned from = entry_at(m, off), to = from;
+    while (to < m->n && m->map[to].off < off + len)
+        to++;
+    if (to > from)
+        memmove(m->map + from, m->map + to, (m->n - to) * sizeof *m->map);
+    m->n -= to - from;
+}
+
+void mapped_forget(struct mapped *m, uint64_t off, uint64_t len)
+{
+    spin_lock(&m->spin);
+    if (m->map)
+        forget(m, off, len);
+    spin_unlock(&m->spin);
+}
+
+static bool continues(const struct map *a, const struct map *b)
+{
+    return a->state == b->state && a->off + a->len == b->off && (a->state == MAP_ZERO || (a->to == b->to && a->at + a->len == b->at));
+}
+
+/* Room is made outside of the spinlock; without memory the cache stays as it is. */
+static void make_room(struct mapped *m)
+{
+    if (m->n < m->cap || m->cap >= MAP_CACHE)
+        return;
+    unsigned cap = m->cap ? 2 * m->cap : 64;
+    struct map *bigger = kmalloc(cap * sizeof *bigger), *old = m->map;
+    if (!bigger)
+        return;
+    spin_lock(&m->spin);
+    if (m->n)
+        memcpy(bigger, m->map, m->n * sizeof *bigger);
+    m->map = bigger;
+    m->cap = cap;
+    spin_unlock(&m->spin);
+    kfree(old);
+}
+
+static void insert(struct mapped *m, const struct map *e)
+{
+    unsigned i = entry_at(m, e->off);
+    if (i && continues(&m->map[i - 1], e)) {
+        m->map[i - 1].len += e->len;
+        return;
+    }
+    if (m->n == m->cap) {               /* full: the half further away from here goes */
+        if (i < m->n / 2) {
+            m->n /= 2;
+        } else {
+            memmove(m->map, m->map + m->n / 2, (m->n - m->n / 2) * sizeof *m->map);
+            i -= m->n / 2;
+            m->n -= m->n / 2;
+        }
+    }
+    memmove(m->map + i + 1, m->map + i, (m->n - i) * sizeof *e);
+    m->map[i] = *e;
+    m->n++;
+}
+
+void mapped_learn(struct mapped *m, uint64_t off, uint64_t len, struct blk *to, uint64_t at, unsigned state)
+{
+    struct map e = { off, len, at, to, state };
+    if (!m->users || !len)
+        return;
+    make_room(m);
+    spin_lock(&m->spin);
+    if (m->cap) {
+        forget(m, off, len);
+        insert(m, &e);
+    }
+    spin_unlock(&m->spin);
+}
+
+void mapped_read_only(struct mapped *m)
+{
+    spin_lock(&m->spin);
+    for (unsigned i = 0; i < m->n; i++)
+        if (m->map[i].state == MAP_WRITE)
+            m->map[i].state = MAP_READ;
+    spin_unlock(&m->spin);
+}
+
+void mapped_use(struct mapped *m, int more)
+{
+    spin_lock(&m->spin);
+    m->users += more;
+    if (!m->users)
+        m->n = 0;
+    spin_unlock(&m->spin);
+}
+
+void mapped_gate(struct mapped *m)
+{
+    spin_lock(&m->spin);
+    m->gate++;
+    bool wait = m->inflight > 0;
+    m->draining = wait;
+    spin_unlock(&m->spin);
+    if (wait)
+        event_wait(&m->drained);
+}
+
+void mapped_ungate(struct mapped *m)
+{
+    spin_lock(&m->spin);
+    m->gate--;
+    spin_unlock(&m->spin);
+}
+
+/* ---- The slow path ---- */
+
+static void go_slow(struct mapped_ctx *c)
+{
+    struct mapped *m = c->m;
+    spin_lock(&m->spin);
+    list_append(&m->queue, &c->part.link);
+    bool kick = !m->queued;
+    m->queued = true;
+    if (kick)
+        m->ops->kick(m);        /* under the lock: once the request can end, the owner may go */
+    spin_unlock(&m->spin);
+}
+
+/* NULL: the queue is empty, and the next request will kick again. */
+static struct mapped_ctx *next_slow(struct mapped *m)
+{
+    spin_lock(&m->spin);
+    struct list *l = list_pop(&m->queue);
+    m->queued = l != NULL;
+    spin_unlock(&m->spin);
+    return l ? container_of(list_entry(l, struct blk_req, link), struct mapped_ctx, part) : NULL;
+}
+
+/* The last request is ended last of all: until then the owner cannot be closed. */
+void mapped_serve(struct mapped *m)
+{
+    struct mapped_ctx *c;
+    struct blk_req *last = NULL;
+    m->ops->lock(m);
+    while ((c = next_slow(m))) {
+        if (last)
+            blk_complete(last, last->err);
+        last = c->whole;
+        last->err = m->ops->slow(m, last, c->done);
+    }
+    m->ops->unlock(m);
+    if (last)
+        blk_complete(last, last->err);
+}
+
+int mapped_copy(struct blk_req *r, size_t from, int (*read)(void *, uint64_t, void *, size_t),
+                int (*write)(void *, uint64_t, const void *, size_t), void *arg)
+{
+    size_t left = r->len - from;
+    uint8_t *copy = kmalloc_aligned(MIN(left, (size_t)COPY_LEN), 4096);
+    int err = copy ? 0 : -ENOMEM;
+    while (!err && left) {
+        size_t k = MIN(left, (size_t)COPY_LEN);
+        if (r->op == BLK_WRITE) {
+            iov_to(r->iov, r->niov, from, copy, k);
+            err = write(arg, r->off + from, copy, k);
+        } else {
+            err = read(arg, r->off + from, copy, k);
+            if (!err)
+                iov_from(r->iov, r->niov, from, copy, k);
+        }
+        from += k, left -= k;
+    }
+    kfree(copy);
+    return err;
+}
+
+/* ---- The fast path ---- */
+
+static void advance(struct mapped_ctx *c);
+
+static void leave(struct mapped *m)
+{
+    spin_lock(&m->spin);
+    if (!--m->inflight && m->draining) {
+        m->draining = false;
+        event_post(&m->drained);
+    }
+    spin_unlock(&m->spin);
+}
+
+static void part_done(struct blk_req *p)
+{
+    struct mapped_ctx *c = container_of(p, struct mapped_ctx, part);
+    struct blk_req *whole = c->whole;
+    int err = p->err;
+    c->done += p->len;
+    leave(c->m);
+    if (err || c->done >= whole->len)
+        blk_complete(whole, err);
+    else
+        advance(c);
+}
+
+/* The part's memory: the request's own list if it is all of it, else a slice, which may be shorter.  0: too many entries. */
+static size_t part_memory(struct mapped_ctx *c, size_t len)
+{
+    struct blk_req *r = c->whole, *p = &c->part;
+    if (!c->done && len == r->len) {
+        p->iov = r->iov, p->niov = r->niov;
+        return len;
+    }
+    size_t off = c->done, sum = 0;
+    int n = 0;
+    for (int i = 0; i < r->niov && n < PART_IOV && sum < len; i++) {
+        if (off >= r->iov[i].len) {
+            off -= r->iov[i].len;
+            continue;
+        }
+        c->iov[n] = (struct iov){ (char *)r->iov[i].base + off, MIN(r->iov[i].len - off, len - sum) };
+        sum += c->iov[n++].len, off = 0;
+    }
+    p->iov = c->iov, p->niov = n;
+    return ALIGN_DOWN(sum, (size_t)c->block);
+}
+
+enum look { LOOK_DOWN, LOOK_ZERO, LOOK_SLOW };
+
+/* Finds the entry of the next byte; on LOOK_DOWN one more is in flight. */
+static enum look look_up(struct mapped_ctx *c, struct blk **to, uint64_t *at, size_t *len)
+{
+    struct mapped *m = c->m;
+    struct blk_req *r = c->whole;
+    uint64_t off = r->off + c->done;
+    enum look look = LOOK_SLOW;
+    spin_lock(&m->spin);
+    unsigned i = m->gate ? m->n : entry_at(m, off);
+    if (i < m->n && m->map[i].off <= off) {
+        const struct map *e = &m->map[i];
+        *len = MIN(r->len - c->done, e->off + e->len - off);
+        *at = e->at + (off - e->off);
+        *to = e->to;
+        if (e->state == MAP_WRITE || (e->state == MAP_READ && r->op == BLK_READ))
+            look = LOOK_DOWN, m->inflight++;
+        else if (e->state == MAP_ZERO && r->op == BLK_READ)
+            look = LOOK_ZERO;
+    }
+    spin_unlock(&m->spin);
+    return look;
+}
+
+static void advance(struct mapped_ctx *c)
+{
+    struct blk_req *r = c->whole;
+    for (;;) {
+        struct blk *to = NULL;
+        uint64_t at = 0;
+        size_t len = 0;
+        enum look look = look_up(c, &to, &at, &len);
+        if (look == LOOK_ZERO) {
+            iov_zero(r->iov, r->niov, c->done, len);
+            c->done += len;
+            if (c->done < r->len)
+                continue;
+            blk_complete(r, 0);
+            return;
+        }
+        if (look == LOOK_DOWN) {
+            len = part_memory(c, len);
+            if (len) {
+                c->part.off = at, c->part.len = len;
+                blk_submit(to, &c->part);
+                return;
+            }
+            leave(c->m);
+        }
+        go_slow(c);
+        return;
+    }
+}
+
+void mapped_submit(struct mapped *m, struct blk_req *r, uint32_t block)
+{
+    struct mapped_ctx *c = r->ctx;
+    c->m = m, c->whole = r, c->done = 0, c->block = block;
+    list_init(&c->part.link);
+    c->part.op = r->op, c->part.flags = r->flags, c->part.done = part_done, c->part.ctx = c->below;
+    if (r->op == BLK_READ || (r->op == BLK_WRITE && (!(r->flags & BLK_FUA) || m->ops->settled(m)))) {
+        advance(c);
+    } else if (r->op == BLK_FLUSH && m->ops->settled(m)) {
+        c->part.off = 0, c->part.len = 0, c->part.iov = NULL, c->part.niov = 0;
+        spin_lock(&m->spin);
+        m->inflight++;
+        spin_unlock(&m->spin);
+        blk_submit(m->below, &c->part);
+    } else {
+        go_slow(c);
+    }
+}
