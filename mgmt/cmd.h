@@ -53,6 +53,7 @@ struct call {
     struct flag_value flags[CMD_FLAGS];         /* in the order given */
     bool json, quiet, yes, help;
     const char *columns;
+    char vm[64];                /* name of the VM at work, for messages: it may be renamed meanwhile */
     struct report rep;
     struct fail fail;
 };

@@ -100,7 +100,7 @@ static int attach(struct call *c, struct guest *g, unsigned port)
     if (!a)
         return fail_set(&c->fail, EX_RESOURCE, "no memory to attach");
     a->s = s, a->g = g, a->mux = &g->port[port], a->read_only = call_has(c, "ro"), a->line_start = true;
-    session_msg(s, "%s of VM \"%s\"%s; Ctrl-] leaves\n", guest_port_names[port], g->def.name,
+    session_msg(s, "%s of VM \"%s\"%s; Ctrl-] leaves\n", guest_port_names[port], c->args[0],
                 a->read_only ? ", watching only" : "");
     watch_add(&g->watchers, &on_state, &s->wake);
     watch_add(&a->mux->watchers, &on_output, &s->wake);
@@ -110,9 +110,9 @@ static int attach(struct call *c, struct guest *g, unsigned port)
     watch_del(&a->mux->watchers, &on_output);
     watch_del(&g->watchers, &on_state);
     if (a->leave)
-        session_msg(s, "%sleft VM \"%s\"\n", a->line_start ? "" : "\n", g->def.name);
+        session_msg(s, "%sleft VM \"%s\"\n", a->line_start ? "" : "\n", c->args[0]);
     else
-        session_msg(s, "%sVM \"%s\" is %s%s%s\n", a->line_start ? "" : "\n", g->def.name, guest_state_names[st.state],
+        session_msg(s, "%sVM \"%s\" is %s%s%s\n", a->line_start ? "" : "\n", c->args[0], guest_state_names[st.state],
                     st.reason[0] ? ": " : "", st.reason);
     kfree(a);
     return EX_DONE;
@@ -121,18 +121,17 @@ static int attach(struct call *c, struct guest *g, unsigned port)
 static int can_attach(struct call *c, struct guest *g, unsigned port)
 {
     struct guest_status st;
-    bool wanted[GUEST_PORTS] = { true, g->def.com2, g->def.virtio_console };
     static const char *const keys[GUEST_PORTS] = { "", "com2", "virtio-console" };
     guest_status(g, &st);
     if (!c->s->p.interactive || c->json) {
         fail_set(&c->fail, EX_USAGE, "vm console needs a terminal");
-        fail_hint(&c->fail, "vm log %s and vm show %s tell about it", g->def.name, g->def.name);
-    } else if (!wanted[port]) {
-        fail_set(&c->fail, EX_STATE, "VM \"%s\" has no %s port", g->def.name, guest_port_names[port]);
-        fail_hint(&c->fail, "vm set %s --%s gives it one at the next start", g->def.name, keys[port]);
+        fail_hint(&c->fail, "vm log %s and vm show %s tell about it", st.name, st.name);
+    } else if (!st.port[port]) {
+        fail_set(&c->fail, EX_STATE, "VM \"%s\" has no %s port", st.name, guest_port_names[port]);
+        fail_hint(&c->fail, "vm set %s --%s gives it one at the next start", st.name, keys[port]);
     } else if (!st.starts) {
-        fail_set(&c->fail, EX_STATE, "VM \"%s\" was never started", g->def.name);
-        fail_hint(&c->fail, "vm start %s --console", g->def.name);
+        fail_set(&c->fail, EX_STATE, "VM \"%s\" was never started", st.name);
+        fail_hint(&c->fail, "vm start %s --console", st.name);
     }
     return c->fail.code;
 }

@@ -332,7 +332,7 @@ static int stop_everything(struct call *c)
         struct guest_status st;
         guest_status(all[i], &st);
         if (!stay && st.state > GUEST_CRASHED) {
-            call_note(c, "killing VM \"%s\"", all[i]->def.name);
+            call_note(c, "killing VM \"%s\"", st.name);
             guest_kill(all[i], &f);
         }
         guest_put(all[i]);

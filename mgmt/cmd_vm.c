@@ -1,5 +1,6 @@
 /* vm: definition and life cycle. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include "kernel/host.h"
 #include "kernel/lib/port.h"
@@ -128,17 +129,19 @@ static void action_row(struct call *c, struct guest *g)
     if (!c->json)
         return;
     guest_status(g, &st);
-    rep_str(&c->rep, g->def.name);
-    rep_str(&c->rep, g->removed ? "removed" : guest_state_names[st.state]);
+    rep_str(&c->rep, st.name);
+    rep_str(&c->rep, st.removed ? "removed" : guest_state_names[st.state]);
     st.state <= GUEST_CRASHED && st.reason[0] ? rep_str(&c->rep, st.reason) : rep_none(&c->rep);
     st.state <= GUEST_CRASHED && st.cause == STOP_DEBUG_EXIT ? rep_num(&c->rep, st.code) : rep_none(&c->rep);
 }
+
+static void set_vm(struct call *c, const char *name) { snprintf(c->vm, sizeof c->vm, "%s", name); }
 
 static int start_one(struct call *c, struct guest *g)
 {
     int code = guest_start(g, &c->fail);
     if (!code)
-        call_note(c, "VM \"%s\" started", g->def.name);
+        call_note(c, "VM \"%s\" started", c->vm);
     return code;
 }
 
@@ -152,6 +155,7 @@ int cmd_vm_create(struct call *c)
     if (!code)
         code = guest_define(d, &c->fail);
     struct guest *g = code ? NULL : guest_find(d->name, &c->fail);
+    set_vm(c, d->name);
     if (g) {
         call_note(c, "VM \"%s\" defined", d->name);
         say_disks(c, d);
@@ -187,11 +191,12 @@ int cmd_vm_set(struct call *c)
     if (!g)
         return c->fail.code;
     action_begin(c);
+    set_vm(c, c->args[0]);
     int code = guest_edit(g, change_def, c, &c->fail);
     guest_status(g, &st);
     if (!code) {
         bool off = st.state <= GUEST_CRASHED;
-        call_note(c, "VM \"%s\" changed%s", g->def.name, off ? "" : "; in force when it is stopped and started again");
+        call_note(c, "VM \"%s\" changed%s", c->vm, off ? "" : "; in force when it is stopped and started again");
         action_row(c, g);
     }
     guest_put(g);
@@ -220,6 +225,7 @@ static int each_vm(struct call *c, int (*fn)(struct call *, struct guest *))
     action_begin(c);
     for (unsigned i = 0; i < c->nargs && !c->s->interrupted; i++) {
         struct guest *g = guest_find(c->args[i], &c->fail);
+        set_vm(c, c->args[i]);
         int code = g ? fn(c, g) : c->fail.code;
         if (g) {
             action_row(c, g);
@@ -281,7 +287,7 @@ static bool reached(struct guest *g, unsigned what, struct guest_status *st)
 {
     guest_status(g, st);
     if (what == WAIT_STOPPED)
-        return st->state <= GUEST_CRASHED || g->removed;
+        return st->state <= GUEST_CRASHED || st->removed;
     return st->state == (what == WAIT_RUNNING ? GUEST_RUNNING : GUEST_PAUSED);
 }
 
@@ -309,11 +315,11 @@ static int wait_for(struct session *s, struct guest *g, unsigned what, uint64_t 
     return reached(g, what, &st) ? 0 : err;
 }
 
-static int wait_failed(struct call *c, struct guest *g, int err, const char *what)
+static int wait_failed(struct call *c, int err, const char *what)
 {
     if (err == -EINTR)
-        return fail_set(&c->fail, EX_INTERRUPTED, "interrupted; VM \"%s\" goes on", g->def.name);
-    return fail_set(&c->fail, EX_TIMEOUT, "VM \"%s\" %s", g->def.name, what);
+        return fail_set(&c->fail, EX_INTERRUPTED, "interrupted; VM \"%s\" goes on", c->vm);
+    return fail_set(&c->fail, EX_TIMEOUT, "VM \"%s\" %s", c->vm, what);
 }
 
 static int stop_one(struct call *c, struct guest *g)
@@ -323,24 +329,24 @@ static int stop_one(struct call *c, struct guest *g)
     if (code)
         return code;
     if (call_has(c, "no-wait")) {
-        call_note(c, "VM \"%s\" was asked to shut down", g->def.name);
+        call_note(c, "VM \"%s\" was asked to shut down", c->vm);
         return EX_DONE;
     }
-    strncat(label, g->def.name, 64);
+    strncat(label, c->vm, 64);
     int err = wait_for(c->s, g, WAIT_STOPPED, call_num(c, "timeout", 60000000000ull), label);
     if (err == -ETIMEDOUT && call_has(c, "kill")) {
         struct fail f;
-        call_note(c, "VM \"%s\" did not shut down in time: killed", g->def.name);
+        call_note(c, "VM \"%s\" did not shut down in time: killed", c->vm);
         guest_kill(g, &f);
         err = wait_for(c->s, g, WAIT_STOPPED, 30000000000ull, NULL);
     }
     if (err) {
-        code = wait_failed(c, g, err, "did not shut down in time");
+        code = wait_failed(c, err, "did not shut down in time");
         if (err == -ETIMEDOUT)
-            fail_hint(&c->fail, "vm kill %s powers it off, --timeout waits longer", g->def.name);
+            fail_hint(&c->fail, "vm kill %s powers it off, --timeout waits longer", c->vm);
         return code;
     }
-    call_note(c, "VM \"%s\" stopped", g->def.name);
+    call_note(c, "VM \"%s\" stopped", c->vm);
     return EX_DONE;
 }
 
@@ -351,8 +357,8 @@ static int kill_one(struct call *c, struct guest *g)
         return code;
     int err = wait_for(c->s, g, WAIT_STOPPED, 30000000000ull, NULL);
     if (err)
-        return wait_failed(c, g, err, "was killed but has not stopped after 30 s; see host log");
-    call_note(c, "VM \"%s\" killed", g->def.name);
+        return wait_failed(c, err, "was killed but has not stopped after 30 s; see host log");
+    call_note(c, "VM \"%s\" killed", c->vm);
     return EX_DONE;
 }
 
@@ -366,7 +372,7 @@ static int reset_one(struct call *c, struct guest *g)
 {
     int code = guest_reset(g, &c->fail);
     if (!code)
-        call_note(c, "VM \"%s\" reset", g->def.name);
+        call_note(c, "VM \"%s\" reset", c->vm);
     return code;
 }
 
@@ -374,7 +380,7 @@ static int pause_one(struct call *c, struct guest *g)
 {
     int code = guest_pause(g, &c->fail);
     if (!code)
-        call_note(c, "VM \"%s\" paused", g->def.name);
+        call_note(c, "VM \"%s\" paused", c->vm);
     return code;
 }
 
@@ -382,7 +388,7 @@ static int resume_one(struct call *c, struct guest *g)
 {
     int code = guest_resume(g, &c->fail);
     if (!code)
-        call_note(c, "VM \"%s\" resumed", g->def.name);
+        call_note(c, "VM \"%s\" resumed", c->vm);
     return code;
 }
 
@@ -393,14 +399,14 @@ static int wait_one(struct call *c, struct guest *g)
     unsigned what = (unsigned)call_num(c, "for", WAIT_STOPPED);
     int err = wait_for(c->s, g, what, call_num(c, "timeout", UINT64_MAX), NULL);
     if (err)
-        return wait_failed(c, g, err, late[what]);
+        return wait_failed(c, err, late[what]);
     guest_status(g, &st);
     if (what == WAIT_STOPPED && st.cause == STOP_DEBUG_EXIT)
-        call_note(c, "VM \"%s\" is stopped: debug exit with code %u", g->def.name, st.code);
+        call_note(c, "VM \"%s\" is stopped: debug exit with code %u", c->vm, st.code);
     else if (what == WAIT_STOPPED && st.reason[0])
-        call_note(c, "VM \"%s\" is %s: %s", g->def.name, guest_state_names[st.state], st.reason);
+        call_note(c, "VM \"%s\" is %s: %s", c->vm, guest_state_names[st.state], st.reason);
     else
-        call_note(c, "VM \"%s\" is %s", g->def.name, guest_state_names[st.state]);
+        call_note(c, "VM \"%s\" is %s", c->vm, guest_state_names[st.state]);
     return EX_DONE;
 }
 

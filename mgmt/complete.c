@@ -42,7 +42,7 @@ static void offer_vms(struct choices *ch)
     struct guest **all = guest_all(&n, &f);
     for (unsigned i = 0; i < n; i++) {
         guest_status(all[i], &st);
-        offer(ch, all[i]->def.name, guest_state_names[st.state]);
+        offer(ch, st.name, guest_state_names[st.state]);
         guest_put(all[i]);
     }
     kfree(all);

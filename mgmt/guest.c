@@ -397,20 +397,33 @@ static int start_locked(struct guest *g, struct fail *f)
     return code;
 }
 
+static bool ending(struct guest *g)
+{
+    mutex_lock(&g->now);
+    bool down = g->down;
+    mutex_unlock(&g->now);
+    return down;
+}
+
+enum need { STOPPED, STOPPED_TO_START, MACHINE };
+
 /* op held on success. */
-static int enter(struct guest *g, bool want_machine, struct fail *f)
+static int enter(struct guest *g, enum need need, struct fail *f)
 {
     mutex_lock(&g->op);
     int code = EX_DONE;
     const char *name = g->def.name;
     if (g->removed) {
         code = fail_set(f, EX_NOTFOUND, "VM \"%s\" was removed", name);
-    } else if (want_machine && (!g->machine || g->down)) {
+    } else if (need == MACHINE && (!g->machine || ending(g))) {
         code = fail_set(f, EX_STATE, "VM \"%s\" is not running", name);
         fail_hint(f, "vm start %s", name);
-    } else if (!want_machine && g->machine) {
+    } else if (need != MACHINE && g->machine) {
         code = fail_set(f, EX_STATE, "VM \"%s\" is running", name);
-        fail_hint(f, "vm stop %s shuts it down, vm kill %s powers it off", name, name);
+        if (need == STOPPED_TO_START)
+            fail_hint(f, "vm console %s attaches to it", name);
+        else
+            fail_hint(f, "vm stop %s shuts it down, vm kill %s powers it off", name, name);
     }
     if (code)
         mutex_unlock(&g->op);
@@ -419,12 +432,9 @@ static int enter(struct guest *g, bool want_machine, struct fail *f)
 
 int guest_start(struct guest *g, struct fail *f)
 {
-    int code = enter(g, false, f);
-    if (code) {
-        if (code == EX_STATE)
-            fail_hint(f, "vm console %s attaches to it", g->def.name);
+    int code = enter(g, STOPPED_TO_START, f);
+    if (code)
         return code;
-    }
     set_starting(g, true);
     code = start_locked(g, f);
     set_starting(g, false);
@@ -436,7 +446,7 @@ int guest_start(struct guest *g, struct fail *f)
 /* ---- Operations on a machine ---- */
 int guest_button(struct guest *g, struct fail *f)
 {
-    int code = enter(g, true, f);
+    int code = enter(g, MACHINE, f);
     if (code)
         return code;
     if (vm_state(machine_vm(g->machine)) == VM_PAUSED) {
@@ -452,7 +462,7 @@ int guest_button(struct guest *g, struct fail *f)
 
 static int control(struct guest *g, int (*fn)(struct vm *), const char *did, const char *cannot, struct fail *f)
 {
-    int code = enter(g, true, f);
+    int code = enter(g, MACHINE, f);
     if (code)
         return code;
     int err = fn(machine_vm(g->machine));
@@ -472,7 +482,7 @@ int guest_resume(struct guest *g, struct fail *f) { return control(g, vm_resume,
 
 int guest_dump(struct guest *g, void (*print)(void *arg, const char *line), void *arg, struct fail *f)
 {
-    int code = enter(g, true, f);
+    int code = enter(g, MACHINE, f);
     if (code)
         return code;
     struct vm *vm = machine_vm(g->machine);
@@ -491,7 +501,7 @@ int guest_dump(struct guest *g, void (*print)(void *arg, const char *line), void
 /* ---- Definition ---- */
 int guest_remove(struct guest *g, struct fail *f)
 {
-    int code = enter(g, false, f);
+    int code = enter(g, STOPPED, f);
     if (code)
         return code;
     mutex_lock(&table.lock);
@@ -512,7 +522,7 @@ int guest_rename(struct guest *g, const char *name, struct fail *f)
         fail_hint(f, "a letter, then letters, digits, '.', '_' and '-'; at most 63 characters");
         return f->code;
     }
-    int code = enter(g, false, f);
+    int code = enter(g, STOPPED, f);
     if (code)
         return code;
     vmlog_add(&g->log, "renamed from %s to %s", g->def.name, name);
@@ -534,7 +544,7 @@ int guest_edit(struct guest *g, int (*change)(void *arg, struct vmdef *, struct 
 {
     struct vmdef *d = kmalloc(sizeof *d);
     if (!d)
-        return fail_set(f, EX_RESOURCE, "no memory to change VM \"%s\"", g->def.name);
+        return fail_set(f, EX_RESOURCE, "no memory to change a VM");
     mutex_lock(&g->op);
     *d = g->def;
     int code = g->removed ? fail_set(f, EX_NOTFOUND, "VM \"%s\" was removed", g->def.name) : change(arg, d, f);
@@ -574,9 +584,15 @@ static enum guest_state state_of(const struct guest *g)
 
 void guest_status(struct guest *g, struct guest_status *s)
 {
+    memset(s, 0, sizeof *s);
+    mutex_lock(&table.lock);
+    memcpy(s->name, g->def.name, sizeof s->name);
+    s->removed = g->removed;
+    s->port[0] = true, s->port[1] = g->def.com2, s->port[2] = g->def.virtio_console;
+    mutex_unlock(&table.lock);
     mutex_lock(&g->now);
-    *s = (struct guest_status){ .state = state_of(g), .cause = g->cause, .code = g->code, .starts = g->starts,
-                                .started_utc = g->started_utc, .stopped_utc = g->stopped_utc };
+    s->state = state_of(g), s->cause = g->cause, s->code = g->code, s->starts = g->starts;
+    s->started_utc = g->started_utc, s->stopped_utc = g->stopped_utc;
     memcpy(s->reason, g->reason, sizeof s->reason);
     if (g->machine) {
         s->uptime_ns = clock_ns() - g->started_ns;
@@ -587,14 +603,16 @@ void guest_status(struct guest *g, struct guest_status *s)
 
 int guest_with_machine(struct guest *g, void (*fn)(void *arg, struct machine *), void *arg, struct fail *f)
 {
-    int code = EX_DONE;
+    struct guest_status st;
     mutex_lock(&g->now);
-    if (g->machine) {
+    bool there = g->machine != NULL;
+    if (there)
         fn(arg, g->machine);
-    } else {
-        code = fail_set(f, EX_STATE, "VM \"%s\" is not running", g->def.name);
-        fail_hint(f, "vm start %s", g->def.name);
-    }
     mutex_unlock(&g->now);
-    return code;
+    if (there)
+        return EX_DONE;
+    guest_status(g, &st);
+    fail_set(f, EX_STATE, "VM \"%s\" is not running", st.name);
+    fail_hint(f, "vm start %s", st.name);
+    return f->code;
 }

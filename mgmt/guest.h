@@ -41,6 +41,8 @@ struct guest {
 };
 
 struct guest_status {
+    char name[64];
+    bool removed, port[GUEST_PORTS];    /* port: the definition has it */
     enum guest_state state;
     enum vm_stop cause;
     unsigned code, starts;

@@ -338,26 +338,30 @@ int host_reboot(void)
 }
 
 /* ---- Log ---- */
-static struct { struct log_line line[64]; uint64_t n; } ring;
+static struct { struct spinlock lock; struct log_line line[64]; uint64_t n; } ring;
 
 void fake_log(int level, const char *area, const char *text)
 {
+    spin_lock(&ring.lock);
     struct log_line *l = &ring.line[ring.n % ARRAY_SIZE(ring.line)];
     l->seq = ring.n++, l->ns = clock_ns(), l->level = level;
     snprintf(l->area, sizeof l->area, "%s", area);
     snprintf(l->text, sizeof l->text, "%s", text);
+    spin_unlock(&ring.lock);
 }
 
 uint64_t log_end(void) { return ring.n; }
 
 bool log_read(uint64_t *seq, struct log_line *out)
 {
+    spin_lock(&ring.lock);
     if (ring.n > ARRAY_SIZE(ring.line) && *seq < ring.n - ARRAY_SIZE(ring.line))
         *seq = ring.n - ARRAY_SIZE(ring.line);
-    if (*seq >= ring.n)
-        return false;
-    *out = ring.line[(*seq)++ % ARRAY_SIZE(ring.line)];
-    return true;
+    bool there = *seq < ring.n;
+    if (there)
+        *out = ring.line[(*seq)++ % ARRAY_SIZE(ring.line)];
+    spin_unlock(&ring.lock);
+    return there;
 }
 
 void host_log_each(bool previous, void (*fn)(void *arg, uint64_t ns, int level, const char *area, const char *text), void *arg)
