@@ -55,22 +55,45 @@ void fpu_switch_in(struct thread *t)
     own(t);
 }
 
-void fpu_save_current(void)
+/* In the middle of a vCPU's time the guest's XCR0 may be in force. */
+static uint64_t full_xcr0(void)
 {
+    uint64_t was = cpu_has(FEAT_XSAVE) ? xgetbv(0) : 0;
+    if (was != cpu_info.xcr0)
+        xsetbv(0, cpu_info.xcr0);
+    return was;
+}
+
+static void put_back_xcr0(uint64_t was)
+{
+    if (was != cpu_info.xcr0)
+        xsetbv(0, was);
+}
+
+/* While `fpu` is NULL a switch leaves the registers and the area alone. */
+void fpu_detach(void)
+{
+    struct thread *t = cpu_current();
     preempt_disable();
-    save(cpu_current()->fpu);
+    uint64_t xcr0 = full_xcr0();
+    save(t->fpu);
+    put_back_xcr0(xcr0);
+    t->fpu_detached = t->fpu;
+    t->fpu = NULL;
     preempt_enable();
 }
 
-void fpu_load_current(void)
+void fpu_attach(void)
 {
+    struct thread *t = cpu_current();
     preempt_disable();
-    restore(cpu_current()->fpu);
-    own(cpu_current());
+    t->fpu = t->fpu_detached;
+    uint64_t xcr0 = full_xcr0();
+    restore(t->fpu);
+    put_back_xcr0(xcr0);
+    own(t);
     preempt_enable();
 }
-
-void fpu_changed(struct thread *t) { t->fpu_cpu = FPU_NOWHERE; }
 
 static void put32(void *area, unsigned off, uint32_t v) { memcpy((uint8_t *)area + off, &v, sizeof v); }
 static uint32_t get32(const void *area, unsigned off)

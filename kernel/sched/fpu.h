@@ -14,8 +14,9 @@ enum { FPU_LEGACY_SIZE = 512, FPU_HEADER = 512 /* offset of XSTATE_BV, XCOMP_BV 
 void fpu_area_init(void *area);         /* the state after FNINIT, MXCSR 1F80h */
 /* For an area from outside (snapshot, migration): clears what XRSTOR would fault on. */
 void fpu_area_sanitize(void *area);
-/* Own vCPU thread, full XCR0 in force: registers → area, area → registers. */
-void fpu_save_current(void);
-void fpu_load_current(void);
-/* The area of a thread that is not on a CPU was changed: do not trust a CPU that still holds the old state. */
-void fpu_changed(struct thread *);
+/*
+ * By the thread itself: between the two its state is in its area only, and others may read and change that (pause, reset, snapshot), whether or not the
+ * thread runs meanwhile.  fpu_detach() has stored all of it when it returns.
+ */
+void fpu_detach(void);
+void fpu_attach(void);

@@ -1,7 +1,7 @@
 #include "kernel/sched/selftest.h"
 #include <string.h>
 #include "kernel/lib/log.h"
-#include "kernel/sched/sched.h"
+#include "kernel/sched/fpu.h"
 #include "kernel/x86/cpu.h"
 
 #define MS 1000000ull
@@ -442,11 +442,19 @@ struct fpu_job { unsigned seed; uint32_t bad, rounds; };
 
 static void fpu_between(void) { thread_yield(); }
 
+/* Detached, its registers are anybody's; what it changes in its area is what it comes back with. */
+static void fpu_detached(void)
+{
+    fpu_detach();
+    thread_yield();
+    fpu_attach();
+}
+
 static void fpu_worker(void *arg)
 {
     struct fpu_job *j = arg;
     for (; !atomic_load(&spin_stop); j->rounds++)
-        j->bad += fpu_pattern_run(j->seed + j->rounds, j->rounds % 2 ? 20000 : 0, fpu_between);
+        j->bad += fpu_pattern_run(j->seed + j->rounds, j->rounds % 2 ? 20000 : 0, j->rounds % 4 ? fpu_between : fpu_detached);
 }
 
 static void test_fpu(void)

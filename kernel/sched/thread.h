@@ -30,7 +30,7 @@ struct thread {
     uint64_t run_ns, steal_ns;
     uint64_t kstack_top;
     /* FPU: NULL for kernel threads.  Registers of CPU fpu_cpu hold this state if that CPU's fpu_owner is this thread. */
-    void *fpu;
+    void *fpu, *fpu_detached;
     uint32_t fpu_cpu;
 
     void (*fn)(void *);

@@ -7,6 +7,7 @@
 
 #include "kernel/hw/x86.h"
 #include "kernel/lib/log.h"
+#include "kernel/sched/fpu.h"
 
 struct vmm_host vmm_host;
 
@@ -127,6 +128,7 @@ void vcpu_reset(struct vcpu *v, bool init)
     if (!init) {
         v->pvclock = (struct pvclock){ .on = false };
         v->xcr0 = 1;
+        fpu_area_init(v->fpu);          /* INIT leaves it alone: SDM vol. 3 "Processor Initialization" */
     }
     atomic_or(&v->requests, REQ_EVENT);
 }
@@ -238,14 +240,6 @@ void vcpu_main(void *arg)
 
 /* ---- Making one ---- */
 
-/* The XSAVE image of a reset FPU: everything in its initial state but the control words, which a legacy image states explicitly. */
-static void reset_fpu(void *area)
-{
-    memset(area, 0, sched_fpu_size());
-    *(uint16_t *)area = 0x37f;
-    *(uint32_t *)((char *)area + 24) = 0x1f80;
-}
-
 int vcpu_create(struct vm *vm, unsigned index)
 {
     struct vcpu *v = kmalloc_aligned(sizeof *v, 64);
@@ -261,7 +255,7 @@ int vcpu_create(struct vm *vm, unsigned index)
         kfree(v);
         return err;
     }
-    reset_fpu(v->fpu);
+    fpu_area_init(v->fpu);
     vm->vcpu[index] = v;
     return 0;
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernel/lib/muldiv.h"
+#include "kernel/sched/fpu.h"
 #include "kernel/vmm/policy.h"
 #include "kernel/vmm/snap.h"
 #include "kernel/vmm/vcpu.h"
@@ -207,6 +208,7 @@ static void release_all(struct vm *vm)
 /* A vCPU thread stands still here while somebody holds the VM or a reset or stop that was asked for has not been carried out. */
 void vm_park_self(struct vm *vm)
 {
+    fpu_detach();
     mutex_lock(&vm->lock);
     vm->parked++;
     cond_broadcast(&vm->changed);
@@ -217,6 +219,7 @@ void vm_park_self(struct vm *vm)
     mutex_unlock(&vm->lock);
     if (quit)
         thread_exit();
+    fpu_attach();
 }
 
 /*
@@ -594,6 +597,7 @@ static void snap_vcpu(struct vcpu *v, struct snap *s)
     if (snap_end(s) || !s->loading)
         return;
     v->tsc_offset = (int64_t)(tsc - v->vm->tsc_stopped);
+    fpu_area_sanitize(v->fpu);
     vcpu_put_state(v, ST_ALL);
     atomic_or(&v->requests, REQ_EVENT | REQ_CLOCK);
 }

@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
-#include "kernel/sched/sched.h"
+#include "kernel/sched/fpu.h"
 #include "tests/host/port_clock.h"
 #include "tests/host/port_host.h"
 
@@ -235,6 +235,10 @@ void thread_yield_hint(void) { sched_yield(); }
 uint64_t thread_steal_ns(const struct thread *t) { return 0; }
 uint64_t thread_run_ns(const struct thread *t) { return 0; }
 size_t sched_fpu_size(void) { return 1024; }
+void fpu_area_init(void *area) { memset(area, 0, sched_fpu_size()); }
+void fpu_area_sanitize(void *area) {}
+void fpu_detach(void) {}
+void fpu_attach(void) {}
 
 void thread_join(struct thread *t)
 {
