@@ -474,6 +474,8 @@ static void on_reset(void *arg)
     for (unsigned i = 0; i < m->ndevs; i++)
         m->dev[i].ops->reset(m->dev[i].dev, m->next_reset);
     sync_apic_windows(m);
+    if (m->next_reset == GDEV_RESET && m->cfg.was_reset)
+        m->cfg.was_reset(m->cfg.arg);
     m->next_reset = GDEV_RESET;
     firmware(m);
 }

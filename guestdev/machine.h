@@ -26,6 +26,7 @@ struct machine_config {
     bool hpet;
     /* Called on a worker thread when the VM has stopped by itself or was killed. */
     void (*stopped)(void *arg, enum vm_stop, const char *reason);
+    void (*was_reset)(void *arg);       /* after each reset but the power-on one; any thread, must not call vm_* or machine_*; NULL: nobody cares */
     void *arg;
 };
 
