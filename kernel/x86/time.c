@@ -174,7 +174,10 @@ void time_init(void)
         log_warn("time", "CPUID says the TSC runs at %llu kHz, measured %llu kHz", (unsigned long long)(told / 1000), (unsigned long long)(hz / 1000));
     tm.tsc = make_rate(believe ? told : hz);
     calibrate_lapic(ref);
-    tm.utc_base = rtc_read_utc_ns() - scale(rdtsc_ordered() - tm.tsc_base, tm.tsc.to_ns);
+    uint64_t elapsed = scale(rdtsc_ordered() - tm.tsc_base, tm.tsc.to_ns);
+    if (tm.slow)
+        tm.slow_last = tm.slow->read(), tm.slow_ns = elapsed;
+    tm.utc_base = rtc_read_utc_ns() - elapsed;
     /* Only C1 is used and frequency is left to the hardware; still a TSC that is neither invariant nor virtual may change its rate. */
     atomic_store(&tm.tsc_good, cpu_has(FEAT_INVTSC) || cpu_has(FEAT_HYPERVISOR) || !tm.slow);
     log_info("time", "TSC %llu.%03llu MHz (%s), clock by %s", (unsigned long long)(tm.tsc.hz / 1000000), (unsigned long long)(tm.tsc.hz / 1000 % 1000),
