@@ -11,7 +11,7 @@
 /* ---- show ---- */
 static const struct column show_columns[] = {
     COL("name", TEXT), COL("state", TEXT), COL("reason", TEXT), COL("debug-exit-code", NUM),
-    COL("uptime", TIME), COL("started", UTC), COL("stopped", UTC), COL("starts", NUM),
+    COL("uptime", TIME), COL("started", UTC), COL("stopped", UTC), COL("starts", NUM), COL("resets", NUM),
     COL("cpus", NUM), COL("mem", SIZE), COL("overhead", SIZE), COL("kernel", TEXT),
     COL("initrd", TEXT), COL("cmdline", TEXT), COL("on-crash", TEXT), COL("cpu-weight", NUM),
     COL("cpu-cap", NUM), COL("autostart", BOOL),
@@ -38,6 +38,7 @@ static void show_record(struct report *r, const struct vmdef *d, const struct gu
     num_if(r, st->starts, st->started_utc);
     num_if(r, off && st->stopped_utc, st->stopped_utc);
     rep_num(r, st->starts);
+    num_if(r, st->starts, st->resets);
     rep_num(r, d->cpus);
     rep_num(r, d->mem);
     num_if(r, !off, st->overhead);

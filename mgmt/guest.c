@@ -1,8 +1,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include "kernel/host.h"
-#include "kernel/lib/log.h"
 #include "mgmt/guest.h"
 #include "mgmt/units.h"
 
@@ -212,11 +210,19 @@ static void stopped(void *arg, enum vm_stop cause, const char *reason)
     if (cause == STOP_DEBUG_EXIT)
         vmlog_add(&g->log, "stopped: debug exit with code %u", code);
     else
-        vmlog_add(&g->log, "stopped: %s%s%s", cause_text(cause), reason && *reason ? ": " : "", reason ? reason : "");
+        vmlog_add(&g->log, "stopped: %s%s", cause == STOP_CRASH ? "crashed: " : "", g->reason);
     if (cause == STOP_CRASH)
         log_warn("vm", "%s crashed: %s", g->def.name, g->reason);
     watch_post(&g->watchers);
     reap_later(g);
+}
+
+static void was_reset(void *arg)
+{
+    struct guest *g = arg;      /* the machine holds locks that readers of its figures take inside `now` */
+    atomic_add(&g->resets, 1u);
+    if (ratelimit_ok(&g->reset_rate, 5))
+        vmlog_add(&g->log, "reset");
 }
 
 static struct guest *guest_new(const struct vmdef *def)
@@ -311,7 +317,7 @@ static int fill_config(struct guest *g, struct machine_config *c, struct fail *f
     memcpy(c->vm.name, d->name, sizeof c->vm.name);
     memcpy(c->cmdline, d->cmdline, sizeof c->cmdline);
     c->rng = d->rng, c->hpet = d->hpet, c->debug_exit = d->debug_exit;
-    c->stopped = stopped, c->arg = g;
+    c->stopped = stopped, c->was_reset = was_reset, c->arg = g;
     int code = load_image(d->kernel, &img, f);
     if (code)
         return code;
@@ -333,6 +339,8 @@ static void note_start(struct guest *g, struct machine *m)
     g->machine = m, g->down = false;
     g->cause = STOP_NONE, g->code = 0, g->reason[0] = 0;
     g->started_ns = clock_ns(), g->started_utc = clock_utc_ns(), g->starts++;
+    atomic_store(&g->resets, 0u);
+    g->ram = g->def.mem;
     mutex_unlock(&g->now);
 }
 
@@ -460,25 +468,28 @@ int guest_button(struct guest *g, struct fail *f)
     return code;
 }
 
-static int control(struct guest *g, int (*fn)(struct vm *), const char *did, const char *cannot, struct fail *f)
+/* asked: told to the log before, because the machine's answer follows at once; did: told after. */
+static int control(struct guest *g, int (*fn)(struct vm *), const char *asked, const char *did, const char *cannot, struct fail *f)
 {
     int code = enter(g, MACHINE, f);
     if (code)
         return code;
+    if (asked)
+        vmlog_add(&g->log, "%s", asked);
     int err = fn(machine_vm(g->machine));
     if (err)
         code = fail_set(f, fail_code(err), "VM \"%s\" %s", g->def.name, cannot);
-    else
+    else if (did)
         vmlog_add(&g->log, "%s", did);
     mutex_unlock(&g->op);
     watch_post(&g->watchers);
     return code;
 }
 
-int guest_kill(struct guest *g, struct fail *f) { return control(g, vm_kill, "kill asked for", "cannot be killed now", f); }
-int guest_reset(struct guest *g, struct fail *f) { return control(g, vm_reset, "reset", "cannot be reset now", f); }
-int guest_pause(struct guest *g, struct fail *f) { return control(g, vm_pause, "paused", "is paused already", f); }
-int guest_resume(struct guest *g, struct fail *f) { return control(g, vm_resume, "resumed", "is not paused", f); }
+int guest_kill(struct guest *g, struct fail *f) { return control(g, vm_kill, "kill asked for", NULL, "cannot be killed now", f); }
+int guest_reset(struct guest *g, struct fail *f) { return control(g, vm_reset, "reset asked for", NULL, "cannot be reset now", f); }
+int guest_pause(struct guest *g, struct fail *f) { return control(g, vm_pause, NULL, "paused", "is paused already", f); }
+int guest_resume(struct guest *g, struct fail *f) { return control(g, vm_resume, NULL, "resumed", "is not paused", f); }
 
 int guest_dump(struct guest *g, void (*print)(void *arg, const char *line), void *arg, struct fail *f)
 {
@@ -591,12 +602,13 @@ void guest_status(struct guest *g, struct guest_status *s)
     s->port[0] = true, s->port[1] = g->def.com2, s->port[2] = g->def.virtio_console;
     mutex_unlock(&table.lock);
     mutex_lock(&g->now);
-    s->state = state_of(g), s->cause = g->cause, s->code = g->code, s->starts = g->starts;
+    s->state = state_of(g), s->cause = g->cause, s->code = g->code, s->starts = g->starts, s->resets = atomic_load(&g->resets);
     s->started_utc = g->started_utc, s->stopped_utc = g->stopped_utc;
     memcpy(s->reason, g->reason, sizeof s->reason);
     if (g->machine) {
         s->uptime_ns = clock_ns() - g->started_ns;
         s->overhead = vm_overhead(machine_vm(g->machine));
+        s->ram = g->ram;
     }
     mutex_unlock(&g->now);
 }

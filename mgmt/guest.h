@@ -8,6 +8,7 @@
 #pragma once
 #include "guestdev/machine.h"
 #include "kernel/host.h"
+#include "kernel/lib/log.h"
 #include "mgmt/conmux.h"
 #include "mgmt/vmdef.h"
 #include "mgmt/vmlog.h"
@@ -32,9 +33,12 @@ struct guest {
     char reason[200];
     uint64_t started_ns, started_utc, stopped_utc;
     unsigned starts;
+    uint64_t ram;               /* promised to the machine */
     /* end of `now` */
+    unsigned resets;            /* since the start; atomic */
     struct watchers watchers;   /* state changed */
     struct vmlog log;
+    struct ratelimit reset_rate;        /* a guest that resets in a loop does not push the rest out of its log */
     struct conmux port[GUEST_PORTS];
     struct { struct blk *base, *top; } disks[VMDEF_DISKS];      /* op */
     struct list reap;           /* on the reaper's list, under its lock */
@@ -45,7 +49,8 @@ struct guest_status {
     bool removed, port[GUEST_PORTS];    /* port: the definition has it */
     enum guest_state state;
     enum vm_stop cause;
-    unsigned code, starts;
+    unsigned code, starts, resets;
+    uint64_t ram;               /* 0 unless it has a machine */
     char reason[200];           /* why it is stopped */
     uint64_t uptime_ns, started_utc, stopped_utc, overhead;
 };

@@ -111,7 +111,10 @@ static void run(void *arg)
         mutex_unlock(&m->lock);
         if (runs && (!m->greeted || atomic_load(&m->reset))) {
             m->greeted = true;
-            atomic_store(&m->reset, false);
+            mutex_lock(&m->lock);       /* as the real one holds its lock here and in the statistics */
+            if (atomic_xchg(&m->reset, false) && m->cfg.was_reset)
+                m->cfg.was_reset(m->cfg.arg);
+            mutex_unlock(&m->lock);
             says(m, "fake guest of ");
             says(m, m->cfg.vm.name);
             says(m, "\r\n# ");
@@ -258,7 +261,9 @@ void vm_vcpu_stats(struct vm *vm, unsigned index, struct vcpu_stats *s)
 {
     *s = (struct vcpu_stats){ .guest_ns = 1500000000, .host_ns = 20000000, .halt_ns = 7000000000, .steal_ns = 300000,
         .irqs = 42, .cpu = index, .started = true };
+    mutex_lock(&of(vm)->lock);
     s->exits[EXIT_PIO] = 1000 + index, s->exits[EXIT_HLT] = 7;
+    mutex_unlock(&of(vm)->lock);
 }
 
 unsigned vm_ncpus(const struct vm *vm) { return ((const struct machine *)vm)->cfg.vm.ncpus; }

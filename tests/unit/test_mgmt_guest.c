@@ -49,7 +49,7 @@ static void life(void **state)
     must("start a; vm reboot a");
     assert_int_equal(fake_host.machines, 1);
     must("vm log a");
-    static const char *const events[] = { "defined", "started", "paused", "resumed", "reset", "power button pressed", "stopped: powered off by the guest", "stopped: killed" };
+    static const char *const events[] = { "defined", "started", "paused", "resumed", "reset asked for", "power button pressed", "stopped: powered off by the guest", "kill asked for", "stopped: killed" };
     for (unsigned i = 0; i < ARRAY_SIZE(events); i++)
         assert_has(sh_out, events[i]);
 }
@@ -166,6 +166,9 @@ static void console(void **state)
     term_expect(t, "has no com2 port");
     term_command(u, "reboot");
     term_expect(u, "# fake guest of a\r\n# ");
+    sh("vm log a; vm show a");
+    assert_has(sh_out, "Z  reset\n");
+    assert_has(sh_out, "resets:      1\n");
     term_command(u, "poweroff");
     term_expect(u, "VM \"a\" is stopped: powered off by the guest\r\njoist> ");
     term_expect(watcher, "VM \"a\" is stopped");
