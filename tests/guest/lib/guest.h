@@ -9,9 +9,11 @@
 #define BIT(n) (1ull << (n))
 #ifdef __x86_64__
 #define PTR "q"
+#define PTR_SI "rsi"
 #define GUEST_BITS 64
 #else
 #define PTR "l"
+#define PTR_SI "esi"
 #define GUEST_BITS 32
 #endif
 typedef unsigned long ulong;
