@@ -175,25 +175,36 @@ hpa_t gmem_table_page(struct gmem *g)
 
 enum access { ACCESS_READ, ACCESS_WRITE, ACCESS_ROM };
 
-/* The bytes from gpa to the end of its page, or NULL. */
-static void *host_of(struct gmem *g, gpa_t gpa, enum access access)
+/* Host address of gpa and how many bytes follow it there: to the end of its 4 KiB or 2 MiB page.  NULL: not there, or ROM. */
+static void *host_of(struct gmem *g, gpa_t gpa, enum access access, size_t *room)
 {
     struct gmem_range *r = range_of(g, gpa);
     if (unlikely(!r || (access == ACCESS_WRITE && r->rom)))
         return NULL;
+    uint64_t *chunk = &r->chunk[gpa / PAGE_2M - r->first], word = atomic_load(chunk);
+    if (likely(word & CHUNK_LARGE)) {
+        *room = PAGE_2M - (gpa & (PAGE_2M - 1));
+        return (char *)pa_to_va(word & ~CHUNK_LARGE) + (gpa & (PAGE_2M - 1));
+    }
     hpa_t pa = page_under(g, r, gpa);
+    *room = PAGE_SIZE - (gpa & (PAGE_SIZE - 1));
     return likely(pa) ? (char *)pa_to_va(pa) + (gpa & (PAGE_SIZE - 1)) : NULL;
 }
 
-const void *gmem_peek_slow(struct gmem *g, gpa_t gpa) { return host_of(g, gpa, ACCESS_READ); }
+const void *gmem_peek_slow(struct gmem *g, gpa_t gpa)
+{
+    size_t room;
+    return host_of(g, gpa, ACCESS_READ, &room);
+}
 
 static int copy(struct gmem *g, gpa_t gpa, void *buf, size_t len, enum access access)
 {
     while (len) {
-        size_t n = MIN(len, (size_t)(PAGE_SIZE - (gpa & (PAGE_SIZE - 1))));
-        void *at = host_of(g, gpa, access);
+        size_t n;
+        void *at = host_of(g, gpa, access, &n);
         if (!at)
             return -EFAULT;
+        n = MIN(n, len);
         if (access == ACCESS_READ)
             memcpy(buf, at, n);
         else if (buf)
@@ -218,7 +229,8 @@ static bool aligned_word(gpa_t gpa, unsigned size)
 
 int gmem_load(struct gmem *g, gpa_t gpa, unsigned size, uint64_t *val)
 {
-    void *p = aligned_word(gpa, size) ? host_of(g, gpa, ACCESS_READ) : NULL;
+    size_t room;
+    void *p = aligned_word(gpa, size) ? host_of(g, gpa, ACCESS_READ, &room) : NULL;
     if (!p)
         return -EFAULT;
     switch (size) {
@@ -232,7 +244,8 @@ int gmem_load(struct gmem *g, gpa_t gpa, unsigned size, uint64_t *val)
 
 int gmem_store(struct gmem *g, gpa_t gpa, unsigned size, uint64_t val)
 {
-    void *p = aligned_word(gpa, size) ? host_of(g, gpa, ACCESS_WRITE) : NULL;
+    size_t room;
+    void *p = aligned_word(gpa, size) ? host_of(g, gpa, ACCESS_WRITE, &room) : NULL;
     if (!p)
         return -EFAULT;
     switch (size) {
@@ -253,7 +266,8 @@ int gmem_store(struct gmem *g, gpa_t gpa, unsigned size, uint64_t val)
 
 int gmem_cmpxchg(struct gmem *g, gpa_t gpa, unsigned size, uint64_t *old, uint64_t val)
 {
-    void *p = aligned_word(gpa, size) ? host_of(g, gpa, ACCESS_WRITE) : NULL;
+    size_t room;
+    void *p = aligned_word(gpa, size) ? host_of(g, gpa, ACCESS_WRITE, &room) : NULL;
     if (!p)
         return -EFAULT;
     switch (size) {
@@ -268,10 +282,11 @@ int gmem_pin(struct gmem *g, gpa_t gpa, size_t len, enum gmem_prot prot, struct 
 {
     int n = 0;
     while (len) {
-        size_t k = MIN(len, (size_t)(PAGE_SIZE - (gpa & (PAGE_SIZE - 1))));
-        char *at = host_of(g, gpa, (prot & GMEM_WRITE) ? ACCESS_WRITE : ACCESS_READ);
+        size_t k;
+        char *at = host_of(g, gpa, (prot & GMEM_WRITE) ? ACCESS_WRITE : ACCESS_READ, &k);
         if (!at)
             return -EFAULT;
+        k = MIN(k, len);
         if (n && (char *)iov[n - 1].base + iov[n - 1].len == at) {
             iov[n - 1].len += k;
         } else {
