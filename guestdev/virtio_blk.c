@@ -229,14 +229,13 @@ static void start(struct vblk_req *r)
     struct virtio_blk *d = r->dev;
     const struct virtq *vq = &d->v.queue[r->queue].vq;
     struct virtio_blk_hdr h;
-    int n;
     r->reads = false;
     r->pos = r->len = 0;
     if (vchain_read(vq, &r->chain, 0, &h, sizeof h) != sizeof h) {
         req_drop(r, "no request header");
         return;
     }
-    if (!r->chain.write_len || vchain_pin(vq, &r->chain, true, r->chain.write_len - 1, 1, &r->status_pin, 1, &n) != 1) {
+    if (vchain_pin_last(vq, &r->chain, &r->status_pin)) {
         req_drop(r, "no place for the status");
         return;
     }

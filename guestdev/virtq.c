@@ -296,6 +296,14 @@ long vchain_pin(const struct virtq *q, const struct vchain *c, bool writable, si
     return (long)done;
 }
 
+int vchain_pin_last(const struct virtq *q, const struct vchain *c, struct iov *iov)
+{
+    if (!c->nwrite)
+        return -EFAULT;
+    const struct vseg *s = &c->seg[c->nread + c->nwrite - 1];
+    return gmem_pin(q->gmem, s->gpa + s->len - 1, 1, GMEM_WRITE, iov, 1) == 1 ? 0 : -EFAULT;
+}
+
 /* ---- Snapshot ---- */
 
 void virtq_snap(struct virtq *q, struct snap *s)

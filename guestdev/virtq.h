@@ -67,3 +67,5 @@ long vchain_write(const struct virtq *, const struct vchain *, size_t off, const
 /* Pins from `off` of the readable or writable stream at most `len` bytes, as many as fit into max entries; *niov entries used.
  * Bytes pinned; -EFAULT.  The caller unpins. */
 long vchain_pin(const struct virtq *, const struct vchain *, bool writable, size_t off, size_t len, struct iov *, int max, int *niov);
+/* Pins the last writable byte (where a request's status goes).  0; -EFAULT: not RAM, or nothing is writable. */
+int  vchain_pin_last(const struct virtq *, const struct vchain *, struct iov *);
