@@ -1,7 +1,8 @@
-/* Life of a thread: create, join, list. */
+/* Life of a thread: create, join, list; its attributes and figures. */
 #include <string.h>
 #include "kernel/sched/fpu.h"
 #include "kernel/sched/thread.h"
+#include "kernel/x86/cpu.h"
 #include "kernel/x86/vmap.h"
 
 static struct spinlock list_lock;
@@ -108,3 +109,90 @@ void thread_each(void (*fn)(void *arg, const struct thread_info *), void *arg)
     }
     spin_unlock(&list_lock);
 }
+
+/* ---- Attributes and figures ---- */
+
+int thread_set_share(struct thread *t, unsigned weight, unsigned cap)
+{
+    if (weight > SHARE_MAX)
+        return -22;
+    preempt_disable();
+    unsigned long flags = irq_save();
+    struct rq *rq = runq_lock_of(t);
+    enum ent_place place = t->ent.place;
+    rq_del(&rq->core, &t->ent);
+    ent_share(&t->ent, weight, cap);
+    if (place != ENT_OFF)
+        runq_put(rq, t, clock_ns());
+    runq_publish_load(rq);
+    runq_kick(rq);
+    raw_unlock(&rq->lock);
+    irq_restore(flags);
+    preempt_enable();
+    return 0;
+}
+
+bool sched_any_online(const struct cpuset *s)
+{
+    for (unsigned c = 0; c < percpu_count; c++)
+        if (atomic_load(&sched_rqs[c]) && cpuset_has(s, c))
+            return true;
+    return false;
+}
+
+int thread_set_cpus(struct thread *t, const struct cpuset *cpus)
+{
+    if (!sched_any_online(cpus))
+        return -22;
+    preempt_disable();
+    unsigned long flags = irq_save();
+    struct rq *rq;
+    while (rq = runq_lock_of(t), t->state == THREAD_WAKING) {     /* between two queues for a moment */
+        raw_unlock(&rq->lock);
+        cpu_relax();
+    }
+    t->cpus = *cpus;
+    if (!may_run_on(t, t->cpu) && t->on_cpu) {
+        runq_kick(rq);
+    } else if (!may_run_on(t, t->cpu) && t->ent.place != ENT_OFF) {
+        runq_take(rq, t);
+        runq_depart(rq, t, runq_choose_cpu(t));
+        raw_unlock(&rq->lock);
+        runq_arrive(t, false);
+        rq = NULL;
+    }
+    if (rq)
+        raw_unlock(&rq->lock);
+    irq_restore(flags);
+    preempt_enable();
+    return 0;
+}
+
+uint64_t thread_run_ns(const struct thread *t)
+{
+    struct thread *w = (struct thread *)t;
+    unsigned long flags = irq_save();
+    struct rq *rq = runq_lock_of(w);
+    uint64_t ns = t->run_ns;
+    if (rq->curr == t)
+        ns += clock_ns() - rq->curr_since;
+    raw_unlock(&rq->lock);
+    irq_restore(flags);
+    return ns;
+}
+
+uint64_t thread_steal_ns(const struct thread *t)
+{
+    struct thread *w = (struct thread *)t;
+    unsigned long flags = irq_save();
+    struct rq *rq = runq_lock_of(w);
+    uint64_t ns = t->steal_ns;
+    if (t->ent.place != ENT_OFF)
+        ns += clock_ns() - t->ent.wait_start;
+    raw_unlock(&rq->lock);
+    irq_restore(flags);
+    return ns;
+}
+
+unsigned thread_cpu(const struct thread *t) { return atomic_load_relaxed(&t->cpu); }
+const char *thread_name(const struct thread *t) { return t->name; }

@@ -1,6 +1,6 @@
 /*
- * Inside kernel/sched.  Lock order: a wait object's own lock → the wall of one run queue's lock.  Run queue locks are taken with interrupts off,
- * two at a time only by trylock.
+ * Inside kernel/sched.  Lock order: a wait object's own lock, then one run queue's.  Run queue locks are taken with interrupts off, a second one only by
+ * trylock.
  *
  * Who may touch a thread's scheduling state: the holder of the lock of rq_of(t->cpu).  t->cpu changes only under the lock of the CPU it leaves.
  *   RUNNING   runs (on_cpu), or is on its queue, or is between two queues
@@ -81,10 +81,34 @@ static inline void softwork_clear(unsigned bits) { __asm__ volatile("lock andl %
 struct thread *switch_context(uint64_t *save_rsp, uint64_t load_rsp, struct thread *prev);
 extern const char thread_entry_stub[];
 
+static inline struct thread *thread_of(struct sched_ent *e) { return e ? container_of(e, struct thread, ent) : NULL; }
+static inline bool may_run_on(const struct thread *t, unsigned cpu) { return cpuset_has(&t->cpus, cpu); }
+
+/* runq.c.  Interrupts off; unless said otherwise the queue's lock is held. */
+struct rq *runq_lock_of(struct thread *);                       /* takes the lock of the thread's queue, which it returns */
+void runq_publish_load(struct rq *);
+void runq_put(struct rq *, struct thread *, uint64_t now);      /* RUNNING, on no queue and no CPU; READY or THROTTLED after it */
+void runq_take(struct rq *, struct thread *);
+void runq_kick(struct rq *);                                    /* its CPU shall choose again */
+void runq_kick_for(struct rq *, const struct thread *);         /* if the thread just put there makes that necessary */
+void runq_put_and_kick(struct rq *, struct thread *, uint64_t now);
+unsigned runq_choose_cpu(const struct thread *);                /* for a thread that wakes; takes an idle CPU's mark */
+void runq_set_idle(unsigned cpu, bool idle);
+/*
+ * Moving a thread that is on no queue and no CPU needs no two locks: under the lock of its old CPU it becomes WAKING and belongs to the new CPU,
+ * so that nobody else touches it, and its virtual time carries the difference only.  Then runq_arrive() without the old lock, which takes the new one.
+ */
+void runq_depart(struct rq *from, struct thread *, unsigned to);
+void runq_arrive(struct thread *, bool woken);
+/* An idle CPU takes the oldest cold waiter of the CPU that has most of them. */
+void runq_steal(struct rq *, uint64_t now);
+/* An overloaded one gives its oldest waiter to the CPU with the least load, if that is better or it is time to take turns. */
+void runq_push(struct rq *, uint64_t now);
+void sched_add_new(struct thread *);                            /* WAKING, t->cpu a hint; takes the lock */
+bool sched_any_online(const struct cpuset *);
+
 /* sched.c */
 void thread_begin(struct thread *prev) __attribute__((noreturn));      /* first C code of a new thread */
-void sched_add_new(struct thread *);                                   /* WAKING, t->cpu a hint */
-bool sched_any_online(const struct cpuset *);
 void sched_may_sleep(const char *what);                                /* panics in atomic context */
 /* timer.c */
 void timer_init_cpu(void);
