@@ -148,7 +148,7 @@ int machine_create(const struct machine_config *cfg, struct machine **out, char 
         snprintf(err, errlen, "the fake was told to fail");
         return fake_host.create_err;
     }
-    if (cfg->vm.ram > fake_host.ram_left) {
+    if (cfg->vm.ram > atomic_load(&fake_host.ram_left)) {
         snprintf(err, errlen, "it needs %lu MiB and %lu MiB are free", (unsigned long)(cfg->vm.ram >> 20),
                  (unsigned long)(fake_host.ram_left >> 20));
         return -ENOMEM;
