@@ -13,6 +13,7 @@
 #include "kernel/lib/log.h"
 #include "kernel/lib/port.h"
 #include "kernel/mm/ptab.h"
+#include "kernel/x86/cpu.h"
 #include "kernel/x86/panic.h"
 #include "kernel/x86/vmap.h"
 
@@ -205,6 +206,10 @@ int fbcon_init(const struct fbcon_mode *m)
     }
     for (unsigned i = 0; i < 16; i++)
         scr.palette[i] = pixel(m, rgb[i]);
+    if (m->text) {              /* VGA CRT controller, "Cursor Start": bit 5 hides the hardware's cursor, ours is a cell in reverse */
+        outb(0x3d4, 0x0a);
+        outb(0x3d5, 0x20);
+    }
     vt_init(&scr.vt, cells, cols, rows);
     scr.console = (struct console){ .info = { "screen", cols, rows }, .write = console_write, .level = LOG_INFO };
     return console_register(&scr.console);

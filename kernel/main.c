@@ -4,6 +4,8 @@
 #include <string.h>
 #include "boot/boot.h"
 #include "boot/bootinfo.h"
+#include "drivers/fbcon.h"
+#include "drivers/ps2.h"
 #include "drivers/uart16550.h"
 #include "kernel/console/console.h"
 #include "kernel/host_boot.h"
@@ -181,6 +183,17 @@ static void read_acpi(void)
     power_init();
 }
 
+static void screen_init(void)
+{
+    const struct bootfb *f = &boot.fb;
+    const struct fbcon_mode m = {
+        .base = f->base, .width = f->width, .height = f->height, .pitch = f->pitch, .bpp = f->bpp, .red_pos = f->red_pos, .red_len = f->red_len,
+        .green_pos = f->green_pos, .green_len = f->green_len, .blue_pos = f->blue_pos, .blue_len = f->blue_len, .text = f->text,
+    };
+    if (f->base)
+        fbcon_init(&m);
+}
+
 static void platform_init(void)
 {
     char err[160], v[8];
@@ -203,6 +216,9 @@ static void init_thread(void *arg)
 {
     char v[16];
     uart_start();
+    struct chan *screen = fbcon_start();
+    if (screen)
+        ps2_start(screen);
     log_start_thread();
     if (bootinfo_option(&boot, "torture", v, sizeof(v)))
         torture_rate = (unsigned)atoi(v);
@@ -233,6 +249,7 @@ __attribute__((noreturn)) void kernel_main(uint32_t kind, uint64_t info_pa)
     log_info("cpu", "%s, family %#x model %#x stepping %u, microcode %#x, %u address bits", cpu_info.brand, cpu_info.family, cpu_info.model,
              cpu_info.stepping, (unsigned)cpu_info.microcode, cpu_info.phys_bits);
     memory_init();
+    screen_init();
     mitigations_init(option_is("mitigations", "off"));
     mitigations_init_cpu();
     platform_init();
