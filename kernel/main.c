@@ -222,8 +222,8 @@ static void init_thread(void *arg)
     log_start_thread();
     if (bootinfo_option(&boot, "torture", v, sizeof(v)))
         torture_rate = (unsigned)atoi(v);
-    if (bootinfo_option(&boot, "selftest", v, sizeof(v)) && !strcmp(v, "sched"))
-        sched_selftest();
+    if (bootinfo_option(&boot, "selftest", v, sizeof(v)) && !strncmp(v, "sched", 5))
+        sched_selftest(!strcmp(v, "sched,loaded"));
     virt_init();
     host_check_images();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));

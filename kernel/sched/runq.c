@@ -146,6 +146,7 @@ void sched_add_new(struct thread *t)
     unsigned long flags = irq_save();
     int cpu = take_any_idle(t, t->cpu);
     atomic_store(&t->cpu, cpu >= 0 ? (unsigned)cpu : least_loaded(t));
+    t->ent.vtime = t->ent.prefer ? -2 * RQ_WAKE_GRAN_NS : 0;   /* relative: management starts at once, too */
     runq_arrive(t, false);
     irq_restore(flags);
     preempt_enable();
