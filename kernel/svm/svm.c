@@ -25,7 +25,7 @@ static void read_features(void)
     struct cpuid_regs r = cpuid(0x8000000a, 0);
     svm_features = (struct svm_features){
         .edx = r.edx, .nasids = r.ebx, .nrips = r.edx & SVM_FEAT_NRIPS, .flush_asid = r.edx & SVM_FEAT_FLUSH_ASID,
-        .decode = r.edx & SVM_FEAT_DECODE, .pause_filter = r.edx & SVM_FEAT_PAUSE_FILTER, .clean_bits = r.edx & SVM_FEAT_VMCB_CLEAN,
+        .decode = r.edx & SVM_FEAT_DECODE, .pause_filter = r.edx & SVM_FEAT_PAUSE_FILTER, .clean_mask = r.edx & SVM_FEAT_VMCB_CLEAN ? CLEAN_ALL : 0,
     };
 }
 
@@ -60,7 +60,7 @@ static int svm_probe(char *err, size_t errlen)
     vmm_host.max_leaf = cpu_has(FEAT_PDPE1GB) ? ORDER_1G : ORDER_2M;
     log_info("svm", "nested paging, %u ASIDs%s%s%s%s%s", svm_features.nasids, svm_features.nrips ? ", next RIP" : "",
              svm_features.flush_asid ? ", flush by ASID" : "", svm_features.decode ? ", decode assists" : "",
-             svm_features.pause_filter ? ", PAUSE filter" : "", svm_features.clean_bits ? ", clean bits" : "");
+             svm_features.pause_filter ? ", PAUSE filter" : "", svm_features.clean_mask ? ", clean bits" : "");
     return 0;
 }
 
@@ -266,7 +266,7 @@ static void take_stock(struct vcpu *v, struct svm_vcpu *s)
     v->gpr[RAX] = b->rax, v->gpr[RSP] = b->rsp, v->rip = b->rip, v->rflags = b->rflags;
     b->eventinj = 0;
     b->tlb_control = TLB_FLUSH_NONE;
-    s->clean = svm_features.clean_bits ? CLEAN_ALL : 0;
+    s->clean = svm_features.clean_mask;
     v->shadow = b->int_shadow & INT_SHADOW;
     if (unlikely(b->exitintinfo & EVT_VALID))
         cut_short(v, s, b->exitintinfo);
@@ -363,7 +363,7 @@ static void svm_apic_sync(struct vcpu *v, bool to_guest) {}     /* TPR is the on
 const struct hv_ops svm_ops = {
     .name = "AMD-V", .probe = svm_probe, .cpu_on = svm_cpu_on, .cpu_off = svm_cpu_off,
     .vm_init = svm_msr_init, .vm_fini = svm_msr_fini, .vcpu_init = svm_vcpu_init, .vcpu_fini = svm_vcpu_fini, .vcpu_reset = svm_vmcb_init,
-    .load = svm_load, .put = svm_put, .run = svm_run, .get_state = svm_get_state, .set_state = svm_set_state,
+    .load = svm_load, .put = svm_put, .run = svm_run, .get_state = svm_get_state, .set_state = svm_set_state, .get_code = svm_get_code, .get_seg = svm_get_seg,
     .inject = svm_inject, .can_inject = svm_can_inject, .want_window = svm_want_window, .flush = svm_flush, .set_tsc = svm_set_tsc,
     .set_pass = svm_set_pass, .apic_sync = svm_apic_sync, .dump = svm_dump,
 };

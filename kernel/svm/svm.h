@@ -26,7 +26,7 @@ struct svm_vcpu {
     uint64_t tsc_aux;
 };
 
-extern struct svm_features { uint32_t edx, nasids; bool nrips, flush_asid, decode, pause_filter, clean_bits; } svm_features;
+extern struct svm_features { uint32_t edx, nasids; uint64_t clean_mask; bool nrips, flush_asid, decode, pause_filter; } svm_features;
 
 static inline struct svm_vcpu *svm_of(const struct vcpu *v) { return v->hv; }
 static inline void svm_dirty(struct svm_vcpu *s, uint64_t groups) { s->clean &= ~groups; }
@@ -39,6 +39,8 @@ hpa_t svm_io_bitmap(void);              /* all ports intercepted */
 /* vmcb.c */
 void svm_vmcb_init(struct vcpu *);
 void svm_get_state(struct vcpu *, struct cpu_state *, unsigned groups);
+void svm_get_code(struct vcpu *, struct cpu_state *);
+void svm_get_seg(struct vcpu *, enum seg, struct cpu_seg *);
 void svm_set_state(struct vcpu *, const struct cpu_state *, unsigned groups);
 void svm_dump(struct vcpu *, void (*print)(void *, const char *), void *arg);
 /* exit.c */

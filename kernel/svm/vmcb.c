@@ -50,31 +50,30 @@ static struct vmcb_seg put_seg(const struct cpu_seg *s)
     return (struct vmcb_seg){ .sel = s->sel, .attr = s->attr & 0xfff, .limit = s->limit, .base = s->base };
 }
 
-static struct vmcb_seg *vmcb_segs(struct vmcb *b, unsigned i)
+static struct vmcb_seg *vmcb_seg(struct vmcb *b, enum seg i)
 {
-    struct vmcb_seg *const at[8] = { &b->es, &b->cs, &b->ss, &b->ds, &b->fs, &b->gs, &b->ldtr, &b->tr };
-    return at[i];
+    static const uint16_t at[SEG_COUNT] = {
+        offsetof(struct vmcb, es), offsetof(struct vmcb, cs), offsetof(struct vmcb, ss), offsetof(struct vmcb, ds), offsetof(struct vmcb, fs),
+        offsetof(struct vmcb, gs), offsetof(struct vmcb, ldtr), offsetof(struct vmcb, tr),
+    };
+    return (struct vmcb_seg *)((char *)b + at[i]);
 }
 
 void svm_get_state(struct vcpu *v, struct cpu_state *st, unsigned groups)
 {
     struct svm_vcpu *s = svm_of(v);
     struct vmcb *b = s->vmcb;
-    if (groups & ST_CS)
-        st->seg[SEG_CS] = get_seg(&b->cs);
+    if (groups & ST_SEGS)
+        for (unsigned i = 0; i < 8; i++)
+            st->seg[i] = get_seg(vmcb_seg(b, i));
+    if (groups & ST_DTABS) {
+        st->gdt = (struct cpu_dtab){ b->gdtr.base, (uint16_t)b->gdtr.limit };
+        st->idt = (struct cpu_dtab){ b->idtr.base, (uint16_t)b->idtr.limit };
+    }
     if (groups & ST_CRS) {
         st->cr0 = b->cr0, st->cr2 = b->cr2, st->cr3 = b->cr3, st->cr4 = b->cr4;
         st->efer = b->efer & ~EFER_SVME;
         st->cpl = b->cpl;
-    }
-    if (likely(!(groups & ~(unsigned)(ST_CS | ST_CRS))))
-        return;
-    if (groups & ST_SEGS)
-        for (unsigned i = 0; i < 8; i++)
-            st->seg[i] = get_seg(vmcb_segs(b, i));
-    if (groups & ST_DTABS) {
-        st->gdt = (struct cpu_dtab){ b->gdtr.base, (uint16_t)b->gdtr.limit };
-        st->idt = (struct cpu_dtab){ b->idtr.base, (uint16_t)b->idtr.limit };
     }
     if (groups & ST_DRS)
         st->dr6 = b->dr6, st->dr7 = b->dr7;
@@ -90,13 +89,23 @@ void svm_get_state(struct vcpu *v, struct cpu_state *st, unsigned groups)
     }
 }
 
+void svm_get_code(struct vcpu *v, struct cpu_state *st)
+{
+    const struct vmcb *b = svm_of(v)->vmcb;
+    st->seg[SEG_CS].base = b->cs.base, st->seg[SEG_CS].attr = b->cs.attr;
+    st->cr0 = b->cr0, st->cr3 = b->cr3, st->cr4 = b->cr4, st->efer = b->efer & ~EFER_SVME;
+    st->cpl = b->cpl;
+}
+
+void svm_get_seg(struct vcpu *v, enum seg i, struct cpu_seg *seg) { *seg = get_seg(vmcb_seg(svm_of(v)->vmcb, i)); }
+
 void svm_set_state(struct vcpu *v, const struct cpu_state *st, unsigned groups)
 {
     struct svm_vcpu *s = svm_of(v);
     struct vmcb *b = s->vmcb;
     if (groups & ST_SEGS)
         for (unsigned i = 0; i < 8; i++)
-            *vmcb_segs(b, i) = put_seg(&st->seg[i]);
+            *vmcb_seg(b, i) = put_seg(&st->seg[i]);
     if (groups & ST_DTABS) {
         b->gdtr = (struct vmcb_seg){ .limit = st->gdt.limit, .base = st->gdt.base };
         b->idtr = (struct vmcb_seg){ .limit = st->idt.limit, .base = st->idt.base };

@@ -4,23 +4,27 @@
 #include <string.h>
 
 #include "kernel/lib/list.h"
-#include "kernel/lib/log.h"
 #include "kernel/lib/port.h"
 
 struct region { struct list link; uint64_t base, len; io_fn *fn; void *dev; const char *name; unsigned flags; };
 
-/* What dispatch reads: disjoint pieces in address order; overlays are already cut out. */
-struct piece { uint64_t start, end, base; io_fn *fn; void *dev; };
-struct map { struct map *next_retired; uint64_t *seen; unsigned n; struct piece piece[]; };
+/* What dispatch reads: pieces in address order that cover the whole space; overlays are cut out, gaps are pieces without fn. */
+struct piece { uint64_t start, size, base; io_fn *fn; void *dev; };
+struct map { struct map *next_retired; uint64_t *seen, version; unsigned n; struct piece piece[]; };
 
 /* A reader is inside dispatch while seq is odd.  A retired map remembers every reader's seq and goes once each odd one has moved on. */
-struct reader { uint64_t seq; unsigned depth; } __aligned_to(64);
+enum { HINTS = 16 };
+struct reader {
+    uint64_t seq;
+    unsigned depth;
+    uint64_t version;           /* of the map that the hints point into */
+    const struct piece *hint[HINTS];
+} __aligned_to(64);
 
 struct bus {
     struct map *map;
     const char *name;
-    uint64_t limit, unclaimed;
-    struct ratelimit log;
+    uint64_t limit, unclaimed, version;
     struct spinlock lock;       /* writers: regions, retired maps */
     struct list regions;        /* in order of claiming */
     struct map *retired;
@@ -62,18 +66,19 @@ static void carve(struct map *m, uint64_t start, uint64_t end)
 {
     for (unsigned i = 0; i < m->n; i++) {
         struct piece *p = &m->piece[i];
-        if (p->end <= start || p->start >= end)
+        uint64_t p_end = p->start + p->size;
+        if (p_end <= start || p->start >= end)
             continue;
         struct piece tail = *p;
-        bool has_tail = p->end > end;
+        bool has_tail = p_end > end;
         if (p->start < start) {
-            p->end = start;
+            p->size = start - p->start;
         } else {
             memmove(p, p + 1, (--m->n - i) * sizeof *p);
             i--;
         }
         if (has_tail) {
-            tail.start = end;
+            tail.start = end, tail.size = p_end - end;
             insert_piece(m, tail);
         }
     }
@@ -82,7 +87,21 @@ static void carve(struct map *m, uint64_t start, uint64_t end)
 static void add_region(struct map *m, const struct region *r)
 {
     carve(m, r->base, r->base + r->len);
-    insert_piece(m, (struct piece){ r->base, r->base + r->len, r->base, r->fn, r->dev });
+    insert_piece(m, (struct piece){ r->base, r->len, r->base, r->fn, r->dev });
+}
+
+static void fill_gaps(struct map *m, uint64_t limit)
+{
+    uint64_t at = 0;
+    for (unsigned i = 0; i <= m->n && at < limit; i++) {
+        uint64_t next = i < m->n ? m->piece[i].start : limit;
+        if (next > at) {
+            insert_piece(m, (struct piece){ .start = at, .size = next - at });
+            at = next;
+        } else {
+            at = m->piece[i].start + m->piece[i].size;
+        }
+    }
 }
 
 static struct map *build(struct bus *b)
@@ -91,7 +110,7 @@ static struct map *build(struct bus *b)
     unsigned n = 0;
     list_for_each(r, &b->regions, link)
         n++;
-    n *= 2;                                             /* an overlay adds at most two pieces */
+    n = 4 * n + 1;                                      /* a region adds at most two pieces and a gap beside each */
     struct map *m = kzalloc(sizeof *m + n * sizeof m->piece[0] + b->nreaders * sizeof m->seen[0]);
     if (!m)
         return NULL;
@@ -102,6 +121,8 @@ static struct map *build(struct bus *b)
     list_for_each(r, &b->regions, link)
         if (r->flags & BUS_OVERLAY)
             add_region(m, r);
+    fill_gaps(m, b->limit);
+    m->version = ++b->version;
     return m;
 }
 
@@ -242,70 +263,88 @@ int bus_move(struct bus *b, uint64_t old_base, uint64_t new_base, void *dev)
     return err;
 }
 
+/* addr is below the limit, and every address there lies in a piece. */
 static const struct piece *piece_at(const struct map *m, uint64_t addr)
 {
     const struct piece *p = m->piece;
-    unsigned n = m->n;
-    while (n) {
+    for (unsigned n = m->n; n > 1;) {
         unsigned half = n / 2;
-        if (addr >= p[half].end)
-            p += half + 1, n -= half + 1;
-        else if (addr < p[half].start)
-            n = half;
+        if (addr >= p[half].start)
+            p += half, n -= half;
         else
-            return &p[half];
+            n = half;
     }
-    return NULL;
+    return p;
 }
 
-static void unclaimed(struct bus *b, uint64_t addr, struct io *io)
+static __attribute__((noinline)) void unclaimed(struct bus *b, uint64_t addr, struct io *io)
 {
-    atomic_add(&b->unclaimed, 1);
-    log_limited(&b->log, LOG_DEBUG, b->name, "nothing at %llx: %u-byte %s", (unsigned long long)addr, io->size, io->write ? "write dropped" : "read gives ones");
+    atomic_store_relaxed(&b->unclaimed, atomic_load_relaxed(&b->unclaimed) + 1);      /* a statistic: a lost count does no harm */
     if (!io->write)
         io->data = ~0ull;
 }
 
-static void dispatch(struct bus *b, const struct map *m, uint64_t addr, struct io *io)
+static void access(struct bus *b, struct reader *rd, const struct map *m, uint64_t addr, struct io *io);
+
+static __attribute__((noinline)) void straddle(struct bus *b, struct reader *rd, const struct map *m, uint64_t addr, struct io *io)
 {
-    const struct piece *p = piece_at(m, addr);
-    if (unlikely(!p)) {
-        unclaimed(b, addr, io);
-        return;
+    struct io byte = { .size = 1, .write = io->write, .cpu = io->cpu };
+    uint64_t val = 0;
+    for (unsigned i = 0; i < io->size; i++) {
+        byte.data = io->data >> 8 * i & 0xff;
+        if (addr + i < b->limit)
+            access(b, rd, m, addr + i, &byte);
+        else
+            byte.data = 0xff;
+        val |= (byte.data & 0xff) << 8 * i;
     }
-    if (unlikely(addr + io->size > p->end)) {
-        struct io byte = { .size = 1, .write = io->write, .cpu = io->cpu };
-        uint64_t val = 0;
-        for (unsigned i = 0; i < io->size; i++) {
-            byte.data = io->data >> 8 * i & 0xff;
-            dispatch(b, m, addr + i, &byte);
-            val |= (byte.data & 0xff) << 8 * i;
-        }
-        if (!io->write)
-            io->data = val;
+    if (!io->write)
+        io->data = val;
+}
+
+static inline void access(struct bus *b, struct reader *rd, const struct map *m, uint64_t addr, struct io *io)
+{
+    const struct piece **hint = &rd->hint[(addr ^ addr >> 4) % HINTS], *p = *hint;
+    if (unlikely(!p || addr - p->start >= p->size))
+        *hint = p = piece_at(m, addr);
+    if (unlikely(addr - p->start + io->size > p->size)) {
+        straddle(b, rd, m, addr, io);
         return;
     }
     io->off = addr - p->base;
-    if (unlikely(p->fn(p->dev, io)))
+    if (unlikely(!p->fn || p->fn(p->dev, io)))
         unclaimed(b, addr, io);
+}
+
+static __attribute__((noinline)) void drop_hints(struct reader *rd, const struct map *m)
+{
+    memset(rd->hint, 0, sizeof rd->hint);
+    rd->version = m->version;
 }
 
 void bus_access(struct bus *b, unsigned reader, uint64_t addr, struct io *io)
 {
+    static const uint64_t mask[] = { [1] = 0xff, [2] = 0xffff, [4] = 0xffffffff, [8] = ~0ull };
     struct reader *rd = &b->reader[reader];
     if (rd->depth++ == 0)
         atomic_xchg(&rd->seq, rd->seq + 1);     /* a full barrier: the map is read after the writer can see us */
-    dispatch(b, atomic_load(&b->map), addr, io);
+    const struct map *m = atomic_load(&b->map);
+    if (unlikely(rd->version != m->version))
+        drop_hints(rd, m);
+    if (likely(addr < b->limit))
+        access(b, rd, m, addr, io);
+    else
+        unclaimed(b, addr, io);
     if (--rd->depth == 0)
         atomic_store(&rd->seq, rd->seq + 1);
-    if (!io->write && io->size < 8)
-        io->data &= BIT(8 * io->size) - 1;
+    if (!io->write)
+        io->data &= mask[io->size];
 }
 
 bool bus_claimed(struct bus *b, uint64_t addr)
 {
     spin_lock(&b->lock);
-    bool yes = piece_at(b->map, addr) != NULL;
+    bool yes = addr < b->limit && piece_at(b->map, addr)->fn != NULL;
     spin_unlock(&b->lock);
     return yes;
 }
@@ -317,8 +356,10 @@ void bus_each(struct bus *b, void (*fn)(void *, uint64_t, uint64_t, const char *
     spin_lock(&b->lock);
     const struct map *m = b->map;
     for (unsigned i = 0; i < m->n; i++) {
-        struct region *r = find(b, m->piece[i].base, m->piece[i].dev);
-        fn(arg, m->piece[i].start, m->piece[i].end - m->piece[i].start, r ? r->name : "?");
+        const struct piece *p = &m->piece[i];
+        struct region *r = p->fn ? find(b, p->base, p->dev) : NULL;
+        if (r)
+            fn(arg, p->start, p->size, r->name);
     }
     spin_unlock(&b->lock);
 }

@@ -1,7 +1,7 @@
 /*
  * The bus: ports and MMIO are the same thing.  A region is claimed with one io_fn; dispatch reads an immutable sorted map without any lock.
  *
- * Unclaimed read = all ones; unclaimed write = dropped; both are counted and logged at a limited rate.  An access that straddles a region's end is split
+ * Unclaimed read = all ones; unclaimed write = dropped; both are counted.  An access that straddles a region's end is split
  * into bytes.  Regions never overlap, except that a later, smaller region may be laid over an earlier one with BUS_OVERLAY (it wins).
  * bus_add/bus_remove/bus_move: thread context or a vCPU inside dispatch (BAR moves); they publish a new map, and the old one is freed after
  * every vCPU has left dispatch.  Lock order: bus writers' lock is taken inside device locks, never the reverse.

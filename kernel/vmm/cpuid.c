@@ -361,7 +361,14 @@ static void fix(const struct cpuid_table *t, const struct cpuid_env *env, const 
     }
 }
 
-void cpuid_get(const struct cpuid_table *t, const struct cpuid_env *env, uint32_t leaf, uint32_t subleaf, struct cpuid_regs *out)
+static __attribute__((noinline)) struct cpuid_regs fixed(const struct cpuid_table *t, const struct cpuid_env *env, const struct cpuid_entry *e, uint32_t subleaf)
+{
+    struct cpuid_regs r = e->r;
+    fix(t, env, e, subleaf, &r);
+    return r;
+}
+
+struct cpuid_regs cpuid_get(const struct cpuid_table *t, const struct cpuid_env *env, uint32_t leaf, uint32_t subleaf)
 {
     const struct cpuid_entry *e;
     uint32_t first = 0;
@@ -382,9 +389,7 @@ void cpuid_get(const struct cpuid_table *t, const struct cpuid_env *env, uint32_
         if (e->subleaf != subleaf && e->fix != FIX_TOPOLOGY)
             e = &t->entry[0];
     }
-    *out = e->r;
-    if (unlikely(e->fix))
-        fix(t, env, e, subleaf, out);
+    return likely(!e->fix) ? e->r : fixed(t, env, e, subleaf);
 }
 
 bool cpuid_has(const struct cpuid_table *t, uint32_t leaf, unsigned reg, unsigned bit)

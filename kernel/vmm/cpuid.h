@@ -54,6 +54,6 @@ struct cpuid_env {
 
 void cpuid_build(struct cpuid_table *, const struct cpuid_policy *);
 /* Any leaf and subleaf.  Own vCPU thread. */
-void cpuid_get(const struct cpuid_table *, const struct cpuid_env *, uint32_t leaf, uint32_t subleaf, struct cpuid_regs *out);
+struct cpuid_regs cpuid_get(const struct cpuid_table *, const struct cpuid_env *, uint32_t leaf, uint32_t subleaf);
 /* Feature questions of other parts (CR4 and XCR0 checks, MSR policy): one bit of a register, reg 0..3 = EAX EBX ECX EDX. */
 bool cpuid_has(const struct cpuid_table *, uint32_t leaf, unsigned reg, unsigned bit);

@@ -26,19 +26,21 @@ static void on_gp(struct vcpu *v, struct exit *e) { vcpu_raise(v, EXC_GP, true, 
 static void on_ud(struct vcpu *v, struct exit *e) { vcpu_raise(v, EXC_UD, false, 0); }
 static void on_skip(struct vcpu *v, struct exit *e) { skip(v, e); }
 
+static const uint64_t pio_mask[] = { [1] = 0xff, [2] = 0xffff, [4] = 0xffffffff };
+
 static void on_pio(struct vcpu *v, struct exit *e)
 {
     if (unlikely(e->u.pio.string)) {
         vcpu_emulate(v, e);
         return;
     }
-    struct io io = { .size = e->u.pio.size, .write = !e->u.pio.in, .data = v->gpr[RAX], .cpu = v };
-    uint64_t mask = BITS(8 * io.size - 1, 0);
-    io.data &= mask;
+    struct io *io = &v->io;
+    uint64_t mask = pio_mask[e->u.pio.size];
+    io->size = e->u.pio.size, io->write = !e->u.pio.in, io->data = v->gpr[RAX] & mask, io->cpu = v;
     skip(v, e);
-    bus_access(v->vm->ports, v->index, e->u.pio.port, &io);
+    bus_access(v->vm->ports, v->index, e->u.pio.port, io);
     if (e->u.pio.in)
-        v->gpr[RAX] = io.size == 4 ? io.data & mask : (v->gpr[RAX] & ~mask) | (io.data & mask);
+        v->gpr[RAX] = io->size == 4 ? io->data & mask : (v->gpr[RAX] & ~mask) | (io->data & mask);
 }
 
 static void on_cpuid(struct vcpu *v, struct exit *e)
@@ -153,7 +155,7 @@ static void on_cr(struct vcpu *v, struct exit *e)
         val = vcpu_state(v, ST_CRS)->cr0 & ~CR0_TS;
     else if (e->u.cr.lmsw)      /* LMSW sets PE but cannot clear it */
         val = (vcpu_state(v, ST_CRS)->cr0 & ~0xeull) | (e->u.cr.lmsw_src & 0xf);
-    vcpu_state(v, ST_CS | ST_CRS);
+    vcpu_code(v);
     if (vcpu_cpu_mode(v) != MODE_64)
         val = (uint32_t)val;
     if (e->u.cr.cr == 4)

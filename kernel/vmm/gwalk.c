@@ -110,7 +110,7 @@ static int walk_levels(struct walk *w, gpa_t table, unsigned level, gva_t va, gp
 
 int gwalk(struct vcpu *v, gva_t va, unsigned access, gpa_t *gpa, uint32_t *error)
 {
-    const struct cpu_state *st = vcpu_state(v, ST_CRS);
+    const struct cpu_state *st = vcpu_code(v);
     if (!(st->cr0 & CR0_PG)) {
         *gpa = va;
         return 0;

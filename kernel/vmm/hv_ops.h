@@ -5,6 +5,7 @@
  * Contexts: per-vCPU ops run on the vCPU's own thread, or with the vCPU stopped.  `load`..`put` bracket the time on one CPU (preemption off inside each).
  */
 #pragma once
+#include "kernel/vmm/decode.h"
 #include "kernel/vmm/event.h"
 #include "kernel/vmm/exit.h"
 
@@ -28,7 +29,7 @@ struct cpu_state {
 /* Groups for get_state/set_state: what `struct cpu_state` fields are read or written. */
 enum {
     ST_SEGS = 1, ST_DTABS = 2, ST_CRS = 4 /* cr0 cr2 cr3 cr4 efer cpl */, ST_DRS = 8, ST_SYSCALL = 16, ST_MSRS = 32 /* pat tsc_aux spec_ctrl debugctl */, ST_INTR = 64 /* shadow nmi_blocked */,
-    ST_CS = 128 /* seg[SEG_CS] alone: what fetching an instruction needs beside ST_CRS; part of ST_SEGS */,
+    ST_CODE = 128 /* valid mask only: what get_code filled */,
     ST_ALL = 127
 };
 
@@ -56,6 +57,9 @@ struct hv_ops {
     void (*run)(struct vcpu *, struct exit *e);
     void (*get_state)(struct vcpu *, struct cpu_state *, unsigned groups);
     void (*set_state)(struct vcpu *, const struct cpu_state *, unsigned groups);
+    /* The hot parts of get_state: base and attr of seg[SEG_CS], cr0, cr3, cr4, efer, cpl (all that fetching an instruction needs); one segment. */
+    void (*get_code)(struct vcpu *, struct cpu_state *);
+    void (*get_seg)(struct vcpu *, enum seg, struct cpu_seg *);
     /* Deliver at the next entry.  EVENT_INTR is an offer: delivered as soon as the guest can take it (IF, shadow, TPR obeyed by the back-end or CPU);
      * vcpu->irq_taken is set by run() when it was. An offer can be withdrawn or replaced by the next inject of EVENT_INTR (valid=false withdraws). */
     void (*inject)(struct vcpu *, const struct event_info *);

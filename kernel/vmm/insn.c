@@ -31,18 +31,29 @@ static enum emu_result translate(struct emu_ctx *c, gva_t va, unsigned access, g
     return EMU_AGAIN;
 }
 
+static inline void copy_small(void *to, const void *from, unsigned n)
+{
+    switch (n) {
+    case 1: memcpy(to, from, 1); break;
+    case 2: memcpy(to, from, 2); break;
+    case 4: memcpy(to, from, 4); break;
+    default: memcpy(to, from, 8); break;
+    }
+}
+
 /* Device memory is accessed in naturally sized pieces; a guest that uses odd lengths gets them split from the largest down. */
 static void mmio(struct vcpu *v, gpa_t gpa, void *buf, unsigned len, bool write)
 {
     uint8_t *at = buf;
+    struct io *io = &v->io;
     while (len) {
         unsigned n = len >= 8 ? 8 : len >= 4 ? 4 : len >= 2 ? 2 : 1;
-        struct io io = { .size = (uint8_t)n, .write = write, .cpu = v };
+        io->size = (uint8_t)n, io->write = write, io->cpu = v, io->data = 0;
         if (write)
-            memcpy(&io.data, at, n);
-        bus_access(v->vm->mmio, v->index, gpa, &io);
+            copy_small(&io->data, at, n);
+        bus_access(v->vm->mmio, v->index, gpa, io);
         if (!write)
-            memcpy(at, &io.data, n);
+            copy_small(at, &io->data, n);
         at += n, gpa += n, len -= n;
     }
 }
@@ -52,9 +63,14 @@ static enum emu_result mem_read(struct emu_ctx *c, gva_t va, void *buf, unsigned
     gpa_t gpa;
     struct vcpu *v = vcpu_of(c);
     enum emu_result r = translate(c, va, 0, &gpa);
-    if (r == EMU_OK && gmem_read(&v->vm->gmem, gpa, buf, len))
+    if (r != EMU_OK)
+        return r;
+    const void *ram = gmem_peek(&v->vm->gmem, gpa);     /* one page: the emulator splits */
+    if (ram)
+        memcpy(buf, ram, len);
+    else
         mmio(v, gpa, buf, len, false);
-    return r;
+    return EMU_OK;
 }
 
 static enum emu_result mem_write(struct emu_ctx *c, gva_t va, const void *buf, unsigned len)
@@ -131,7 +147,9 @@ static enum emu_result port_out(struct emu_ctx *c, uint16_t port, unsigned size,
 
 static void load_seg(struct emu_ctx *c, enum seg s)
 {
-    const struct cpu_seg *from = &vcpu_state(vcpu_of(c), ST_SEGS)->seg[s];
+    struct vcpu *v = vcpu_of(c);
+    hv->get_seg(v, s, &v->seg_scratch);
+    const struct cpu_seg *from = &v->seg_scratch;
     c->seg[s] = (struct emu_seg){ .base = from->base, .limit = from->limit, .attr = from->attr, .sel = from->sel };
     c->seg_valid |= (uint8_t)(1u << s);
 }
@@ -144,16 +162,14 @@ static const struct emu_ops ops = {
 static void setup(struct vcpu *v)
 {
     struct emu_ctx *c = &v->emu;
-    const struct cpu_state *st = vcpu_state(v, ST_CS | ST_CRS);
+    const struct cpu_state *st = vcpu_code(v);
     unsigned mode = vcpu_cpu_mode(v);
-    const struct cpu_seg *cs = &st->seg[SEG_CS];
     c->ops = &ops, c->arg = v, c->gpr = v->gpr;
     c->mode = (enum cpu_mode)(mode & MODE_MASK), c->real = mode & MODE_REAL;
     c->cpl = st->cpl, c->iopl = (uint8_t)(v->rflags >> 12 & 3);
     c->rip = v->rip, c->rflags = v->rflags;
     c->cr0 = st->cr0, c->cr4 = st->cr4, c->efer = st->efer;
-    c->seg[SEG_CS] = (struct emu_seg){ .base = cs->base, .limit = cs->limit, .attr = cs->attr, .sel = cs->sel };
-    c->seg_valid = 1u << SEG_CS;
+    c->seg_valid = 0;
     c->insn_valid = true;
 }
 
@@ -195,7 +211,7 @@ static bool fetch(struct vcpu *v, gva_t va, void *buf, unsigned len)
 }
 
 /* An instruction that ends on the next page, or near the end of this one; or code outside RAM. */
-static const struct insn *decode_slow(struct vcpu *v, gva_t va, enum cpu_mode mode)
+static __attribute__((noinline)) const struct insn *decode_slow(struct vcpu *v, gva_t va, enum cpu_mode mode)
 {
     uint8_t bytes[15];
     unsigned left = (unsigned)(PAGE_SIZE - (va & (PAGE_SIZE - 1))), n = MIN(left, 15u);
@@ -210,33 +226,48 @@ static const struct insn *decode_slow(struct vcpu *v, gva_t va, enum cpu_mode mo
     return err ? undefined(v) : &v->insn;
 }
 
-const struct insn *vcpu_decode(struct vcpu *v)
+/* Not in the cache yet. */
+static __attribute__((noinline)) const struct insn *decode_new(struct vcpu *v, struct decoded *d, enum cpu_mode mode, uint64_t lo, uint64_t hi)
 {
-    const struct cpu_state *st = vcpu_state(v, ST_CS | ST_CRS);
-    enum cpu_mode mode = (enum cpu_mode)(vcpu_cpu_mode(v) & MODE_MASK);
-    gva_t va = mode == MODE_64 ? v->rip : (uint32_t)(st->seg[SEG_CS].base + v->rip);
-    gpa_t gpa = va;
-    if ((va & (PAGE_SIZE - 1)) > PAGE_SIZE - PAGE_LEFT_MIN)
-        return decode_slow(v, va, mode);
-    if ((st->cr0 & CR0_PG) && !gwalk_code(v, va, &gpa))
-        return NULL;
-    const uint64_t *b = gmem_peek(&v->vm->gmem, gpa);
-    if (unlikely(!b))
-        return decode_slow(v, va, mode);
-    uint64_t lo = b[0], hi = b[1] & BITS(55, 0);
-    struct decoded *d = &v->decode[(va ^ va >> 6) % DECODE_CACHE];
-    if (likely(d->lo == lo && d->hi == hi && d->mode == mode + 1)) {
-        v->stats.decode_hits++;
-        return &d->insn;
-    }
-    v->stats.decode_misses++;
     uint64_t copy[2] = { lo, hi };
+    v->stats.decode_misses++;
     if (insn_decode(&d->insn, mode, (const uint8_t *)copy, 15)) {
         d->mode = 0;
         return undefined(v);
     }
     d->lo = lo, d->hi = hi, d->mode = (uint8_t)(mode + 1);
     return &d->insn;
+}
+
+static inline const struct insn *decode_at(struct vcpu *v, gva_t va, gpa_t gpa, enum cpu_mode mode)
+{
+    const uint64_t *b = gmem_peek(&v->vm->gmem, gpa);
+    if (unlikely(!b))
+        return decode_slow(v, va, mode);
+    uint64_t lo = b[0], hi = b[1] & BITS(55, 0);
+    struct decoded *d = &v->decode[(va ^ va >> 6) % DECODE_CACHE];
+    if (unlikely(d->lo != lo || d->hi != hi || d->mode != mode + 1))
+        return decode_new(v, d, mode, lo, hi);
+    v->stats.decode_hits++;
+    return &d->insn;
+}
+
+static __attribute__((noinline)) const struct insn *decode_paged(struct vcpu *v, gva_t va, enum cpu_mode mode)
+{
+    gpa_t gpa;
+    return gwalk_code(v, va, &gpa) ? decode_at(v, va, gpa, mode) : NULL;
+}
+
+const struct insn *vcpu_decode(struct vcpu *v)
+{
+    const struct cpu_state *st = vcpu_code(v);
+    enum cpu_mode mode = (enum cpu_mode)(vcpu_cpu_mode(v) & MODE_MASK);
+    gva_t va = mode == MODE_64 ? v->rip : (uint32_t)(st->seg[SEG_CS].base + v->rip);
+    if (unlikely((va & (PAGE_SIZE - 1)) > PAGE_SIZE - PAGE_LEFT_MIN))
+        return decode_slow(v, va, mode);
+    if (st->cr0 & CR0_PG)
+        return decode_paged(v, va, mode);
+    return decode_at(v, va, va, mode);
 }
 
 void vcpu_emulate(struct vcpu *v, struct exit *e)

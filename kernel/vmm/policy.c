@@ -35,8 +35,7 @@ static bool env_apic_on(void *vcpu)
 
 void policy_cpuid(struct vcpu *v)
 {
-    struct cpuid_regs r;
-    cpuid_get(&of_vm(v)->cpuid, &of(v)->env, (uint32_t)v->gpr[RAX], (uint32_t)v->gpr[RCX], &r);
+    struct cpuid_regs r = cpuid_get(&of_vm(v)->cpuid, &of(v)->env, (uint32_t)v->gpr[RAX], (uint32_t)v->gpr[RCX]);
     v->gpr[RAX] = r.eax, v->gpr[RBX] = r.ebx, v->gpr[RCX] = r.ecx, v->gpr[RDX] = r.edx;
 }
 

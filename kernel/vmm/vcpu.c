@@ -36,34 +36,27 @@ struct cpu_state *vcpu_fetch_state(struct vcpu *v, unsigned groups)
 {
     unsigned missing = groups & ~v->st_valid;
     hv->get_state(v, &v->st, missing);
-    v->st_valid |= missing | (missing & ST_SEGS ? ST_CS : 0);
+    v->st_valid |= missing;
     return &v->st;
 }
 
 void vcpu_put_state(struct vcpu *v, unsigned groups)
 {
     hv->set_state(v, &v->st, groups);
-    v->st_valid |= groups | (groups & ST_SEGS ? ST_CS : 0);
+    v->st_valid |= groups;
 }
 
 /* Behind the instruction: the shadow it may have stood in is over, and RIP wraps with the mode. */
-static void advance_slow(struct vcpu *v)
+void vcpu_advance_slow(struct vcpu *v)
 {
     if (v->shadow) {
         vcpu_state(v, ST_INTR)->shadow = 0;
         vcpu_put_state(v, ST_INTR);
         v->shadow = false;
     }
-    vcpu_state(v, ST_CS | ST_CRS);
+    vcpu_code(v);
     if (vcpu_cpu_mode(v) != MODE_64)
         v->rip = (uint32_t)v->rip;
-}
-
-void vcpu_advance(struct vcpu *v, unsigned len)
-{
-    v->rip += len;
-    if (unlikely(v->shadow || v->rip >> 32))
-        advance_slow(v);
 }
 
 void vcpu_raise(struct vcpu *v, uint8_t vector, bool has_error, uint32_t error)

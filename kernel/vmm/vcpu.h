@@ -63,7 +63,9 @@ struct vcpu {
     int64_t tsc_offset;
 
     struct exit exit;
+    struct io io;               /* the access in flight: not on the stack, so that hot functions need no stack guard */
     struct emu_ctx emu;
+    struct cpu_seg seg_scratch;
     struct insn insn;           /* decoded outside the cache */
     struct decoded decode[DECODE_CACHE];
     struct pvclock pvclock;
@@ -155,7 +157,13 @@ void vcpu_reset(struct vcpu *, bool init /* INIT signal: the FPU and some MSRs s
 void vcpu_main(void *vcpu);
 void vm_park_self(struct vm *);                         /* vCPU thread: stands still until released, or ends */
 /* Leave RIP behind `len` bytes; ends the interrupt shadow. */
-void vcpu_advance(struct vcpu *, unsigned len);
+void vcpu_advance_slow(struct vcpu *);
+static inline void vcpu_advance(struct vcpu *v, unsigned len)
+{
+    v->rip += len;
+    if (unlikely(v->shadow || v->rip >> 32))
+        vcpu_advance_slow(v);
+}
 void vcpu_raise(struct vcpu *, uint8_t vector, bool has_error, uint32_t error);
 void vcpu_raise_pf(struct vcpu *, uint32_t error, gva_t cr2);
 /* Architectural state, fetched on demand. */
@@ -165,8 +173,17 @@ static inline struct cpu_state *vcpu_state(struct vcpu *v, unsigned groups)
     return likely(!(groups & ~v->st_valid)) ? &v->st : vcpu_fetch_state(v, groups);
 }
 void vcpu_put_state(struct vcpu *, unsigned groups);
+/* What fetching an instruction needs: see hv_ops.get_code; other fields may be stale. */
+static inline const struct cpu_state *vcpu_code(struct vcpu *v)
+{
+    if (!(v->st_valid & ST_CODE)) {
+        hv->get_code(v, &v->st);
+        v->st_valid |= ST_CODE;
+    }
+    return &v->st;
+}
 
-/* enum cpu_mode, with MODE_REAL beside MODE_16 in real and virtual-8086 mode.  Needs ST_CS and ST_CRS. */
+/* enum cpu_mode, with MODE_REAL beside MODE_16 in real and virtual-8086 mode.  After vcpu_code(). */
 enum { MODE_MASK = 3, MODE_REAL = 4 };
 static inline unsigned vcpu_cpu_mode(const struct vcpu *v)
 {

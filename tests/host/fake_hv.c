@@ -134,6 +134,8 @@ static void fake_run(struct vcpu *v, struct exit *e)
 }
 
 static void fake_get(struct vcpu *v, struct cpu_state *st, unsigned groups) { *st = fake_cpu(v)->st; }
+static void fake_code(struct vcpu *v, struct cpu_state *st) { *st = fake_cpu(v)->st; }
+static void fake_seg(struct vcpu *v, enum seg s, struct cpu_seg *seg) { *seg = fake_cpu(v)->st.seg[s]; }
 static void fake_set(struct vcpu *v, const struct cpu_state *st, unsigned groups) { fake_cpu(v)->st = *st; }
 
 static void fake_inject(struct vcpu *v, const struct event_info *ev)
@@ -175,7 +177,7 @@ static void fake_dump(struct vcpu *v, void (*print)(void *, const char *), void 
 static const struct hv_ops fake_ops = {
     .name = "fake", .probe = fake_probe, .cpu_on = fake_cpu_on, .cpu_off = fake_cpu_off, .vm_init = fake_vm_init, .vm_fini = fake_vm_fini,
     .vcpu_init = fake_vcpu_init, .vcpu_fini = fake_vcpu_fini, .vcpu_reset = fake_reset, .load = fake_load, .put = fake_put, .run = fake_run,
-    .get_state = fake_get, .set_state = fake_set, .inject = fake_inject, .can_inject = fake_can, .want_window = fake_window, .flush = fake_flush,
+    .get_state = fake_get, .set_state = fake_set, .get_code = fake_code, .get_seg = fake_seg, .inject = fake_inject, .can_inject = fake_can, .want_window = fake_window, .flush = fake_flush,
     .set_tsc = fake_tsc, .set_pass = fake_pass, .apic_sync = fake_apic, .dump = fake_dump,
 };
 

@@ -51,7 +51,7 @@ static struct cpuid_regs get(uint32_t leaf, uint32_t sub)
 {
     struct cpuid_regs r;
 
-    cpuid_get(&t, &env, leaf, sub, &r);
+    r = cpuid_get(&t, &env, leaf, sub);
     return r;
 }
 

@@ -162,7 +162,7 @@ static void walks_long_mode_tables(void **state)
     put64(vm, 0x4010, 0xa000 | PTE_P | PTE_W | PTE_NX);
     put64(vm, 0x4018, BIT(45) | PTE_P);
     v->st = (struct cpu_state){ .cr0 = CR0_PG | CR0_PE | CR0_WP, .cr3 = 0x1000, .cr4 = CR4_PAE | CR4_SMEP | CR4_SMAP, .efer = EFER_LMA | EFER_LME | EFER_NXE };
-    v->st_valid = ST_ALL;
+    v->st_valid = ST_ALL | ST_CODE;
     v->rflags = 2;
     assert_int_equal(gwalk(v, 0x1234, PF_U, &gpa, &err), 0);
     assert_int_equal(gpa, 0x9234);
@@ -200,7 +200,7 @@ static void walks_32_bit_tables(void **state)
     assert_int_equal(gmem_write(vm_gmem(vm), 0x1000, pde, sizeof pde), 0);
     assert_int_equal(gmem_write(vm_gmem(vm), 0x2004, &pte, 4), 0);
     v->st = (struct cpu_state){ .cr0 = CR0_PG | CR0_PE, .cr3 = 0x1000, .cr4 = CR4_PSE };
-    v->st_valid = ST_ALL;
+    v->st_valid = ST_ALL | ST_CODE;
     assert_int_equal(gwalk(v, 0x1abc, PF_W, &gpa, &err), 0);            /* WP off: the supervisor writes read-only pages */
     assert_int_equal(gpa, 0x7abc);
     assert_int_equal(gwalk(v, 0x00412345, PF_W, &gpa, &err), 0);

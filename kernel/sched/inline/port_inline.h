@@ -50,3 +50,11 @@ PORT_INLINE unsigned port_cpu(void)
     __asm__ volatile("movl %%gs:24, %0" : "=r"(v));
     return v;
 }
+
+/* kernel/sched/sched.h */
+PORT_INLINE bool sched_need_resched(void)
+{
+    bool work;
+    __asm__ volatile("cmpl $0, %%gs:12" : "=@ccnz"(work) :: "memory");
+    return work;
+}
