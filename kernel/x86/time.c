@@ -15,7 +15,12 @@
 enum { CALIBRATE_TRIES = 3, CALIBRATE_MAX_TRIES = 8, CALIBRATE_US = 10000 };
 #define NSEC 1000000000ull
 
-/* Ticks to ns and back as 32.32 fixed point: below 1 ppb error for MHz and faster clocks. */
+/*
+ * Ticks to ns and back as fixed point with FRACTION bits: fits clocks from MIN_HZ to 1000 GHz, and the error of a year there and back stays below a tick, so that
+ * a deadline turned into ticks is not early when it is compared in ns.
+ */
+enum { FRACTION = 54 };
+#define MIN_HZ BIT(20)
 struct rate { uint64_t hz, to_ns, from_ns; };
 
 /* a * b / c for results of at most 64 bits: the instruction pair the compiler has no operator for. */
@@ -26,8 +31,12 @@ static uint64_t mul_div(uint64_t a, uint64_t b, uint64_t c)
     return lo;
 }
 
-static struct rate make_rate(uint64_t hz) { return (struct rate){ hz, mul_div(NSEC, 1ull << 32, hz), mul_div(hz, 1ull << 32, NSEC) }; }
-static uint64_t scale(uint64_t v, uint64_t mult) { return (uint64_t)((unsigned __int128)v * mult >> 32); }
+static struct rate make_rate(uint64_t hz)
+{
+    hz = MAX(hz, MIN_HZ);
+    return (struct rate){ hz, mul_div(NSEC, BIT(FRACTION), hz), mul_div(hz, BIT(FRACTION), NSEC) };
+}
+static uint64_t scale(uint64_t v, uint64_t mult) { return (uint64_t)((unsigned __int128)v * mult >> FRACTION); }
 
 /* A free-running counter that is narrower than 64 bits or slow to read.  Extended in software: must be read at least once per wrap, the watchdog does. */
 struct counter { const char *name; uint64_t (*read)(void); uint64_t mask; struct rate rate; };
@@ -63,7 +72,7 @@ static bool hpet_init(void)
     for (unsigned i = 0; i <= timers; i++)
         mmio_write32(tm.hpet + HPET_TIMER(i), mmio_read32(tm.hpet + HPET_TIMER(i)) & (uint32_t)~(HPET_TN_ENABLE | HPET_TN_FSB));
     mmio_write32(tm.hpet + HPET_CONFIG, (uint32_t)((mmio_read32(tm.hpet + HPET_CONFIG) & ~HPET_CFG_LEGACY) | HPET_CFG_ENABLE));
-    hpet.rate = make_rate(1000000000000000ull / period);
+    hpet.rate = make_rate(1000000000000000ull / period);        /* period in fs */
     uint64_t a = hpet_read32();
     for (unsigned i = 0; i < 100000 && hpet_read32() == a; i++)
         cpu_relax();
@@ -101,7 +110,8 @@ static uint64_t measure_by_counter(const struct counter *c, uint64_t (*fast)(voi
 {
     uint64_t f0, f1, r0 = read_pair(c, fast, &f0), want = c->rate.hz * CALIBRATE_US / 1000000, r1;
     while (((c->read() - r0) & c->mask) < want)
-        cpu_relax();
+        for (unsigned i = 0; i < 256; i++)      /* reading is slow, on emulators very slow; the pair after the wait gives the precision */
+            __asm__ volatile("");
     r1 = read_pair(c, fast, &f1);
     return mul_div(f1 - f0, c->rate.hz, (r1 - r0) & c->mask);
 }
@@ -194,8 +204,8 @@ static uint64_t slow_ns(void)
     uint64_t now = tm.slow->read(), ticks = (now - tm.slow_last) & tm.slow->mask;
     unsigned __int128 sub = (unsigned __int128)ticks * tm.slow->rate.to_ns + tm.slow_rest;
     tm.slow_last = now;
-    tm.slow_ns += (uint64_t)(sub >> 32);
-    tm.slow_rest = (uint32_t)sub;
+    tm.slow_ns += (uint64_t)(sub >> FRACTION);
+    tm.slow_rest = (uint64_t)sub & (BIT(FRACTION) - 1);
     uint64_t ns = tm.slow_ns;
     if (alone)
         irq_restore(f);
@@ -311,7 +321,7 @@ static void program(struct percpu *p, uint64_t deadline)
             lapic_timer_count(0);
     } else if (p->tsc_deadline) {
         uint64_t tsc = tsc_from_ns(deadline < BIT(61) ? deadline : BIT(61));
-        wrmsr(MSR_TSC_DEADLINE, tsc ? tsc : 1);         /* 0 would disarm */
+        wrmsr(MSR_TSC_DEADLINE, tsc + 2);               /* rounded up: not early in ns; 0 would disarm */
     } else {
         uint64_t now = clock_ns(), delta = deadline > now ? deadline - now : 0;
         uint64_t ticks = delta > NSEC * 3600 ? 0xffffffff : scale(delta, tm.lapic.from_ns) + 1;

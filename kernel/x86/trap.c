@@ -1,5 +1,6 @@
 /* Exceptions of the host kernel.  All of them are bugs of ours except NMI, #MC and the faults that the exception table forgives. */
 #include <string.h>
+#include "kernel/hw/i8254.h"
 #include "kernel/lib/log.h"
 #include "kernel/sched/sched.h"
 #include "kernel/x86/cpu.h"
@@ -67,21 +68,20 @@ static void double_fault(struct trap_frame *f)
     panic_trap(f, "double fault (cr2 %#llx)", (unsigned long long)read_cr2());
 }
 
-/* SDM vol. 3 "Machine-Check Architecture": report every valid bank, then stop: host memory or CPU state cannot be trusted. */
+/* SDM vol. 3 "Machine-Check Architecture".  The worst bank is told; no log before the panic, whose lock may be held by what was interrupted. */
 static void machine_check(struct trap_frame *f)
 {
-    uint64_t cap = 0, status, addr;
+    const uint64_t severe = MC_STATUS_UC | MC_STATUS_PCC;
+    uint64_t cap = 0, status, addr = 0, worst = 0;
+    unsigned bank = 0;
     rdmsr_safe(MSR_MCG_CAP, &cap);
-    for (unsigned i = 0; i < (cap & MCG_CAP_COUNT); i++) {
-        if (!rdmsr_safe(MSR_MC0_STATUS + 4 * i, &status) || !(status & MC_STATUS_VAL))
-            continue;
-        addr = 0;
-        if (status & MC_STATUS_ADDRV)
-            rdmsr_safe(MSR_MC0_STATUS + 4 * i + 1, &addr);
-        log_err("mce", "cpu %u bank %u: status %#llx address %#llx%s", cpu_index(), i, (unsigned long long)status, (unsigned long long)addr,
-                status & MC_STATUS_PCC ? ", processor context corrupt" : "");
-    }
-    panic_trap(f, "machine check on CPU %u", cpu_index());
+    for (unsigned i = 0; i < (cap & MCG_CAP_COUNT); i++)
+        if (rdmsr_safe(MSR_MC0_STATUS + 4 * i, &status) && status & MC_STATUS_VAL && (!worst || (status & severe) > (worst & severe)))
+            worst = status, bank = i;
+    if (worst & MC_STATUS_ADDRV)
+        rdmsr_safe(MSR_MC0_STATUS + 4 * bank + 1, &addr);
+    panic_trap(f, "machine check on CPU %u: bank %u, status %#llx, address %#llx%s: the hardware is at fault", cpu_index(), bank,
+               (unsigned long long)worst, (unsigned long long)addr, worst & MC_STATUS_PCC ? ", processor context corrupt" : "");
 }
 
 static void nmi(struct trap_frame *f)
@@ -94,9 +94,9 @@ static void nmi(struct trap_frame *f)
         atomic_store(&p->nmi_where, f->rip);
         return;
     }
-    uint8_t sc = inb(0x61);
-    if (sc & 0xc0)
-        panic_trap(f, "hardware reports %s by NMI (port 61h: %#x)", sc & 0x80 ? "a memory or PCI system error" : "an I/O channel check", sc);
+    uint8_t sc = inb(PORT61);
+    if (sc != 0xff && sc & (PORT61_SERR | PORT61_IOCHK))
+        panic_trap(f, "hardware reports %s by NMI (port 61h: %#x)", sc & PORT61_SERR ? "a memory or PCI system error" : "an I/O channel check", sc);
     p->nmi_unknown++;           /* no log: this may have interrupted the logger */
 }
 
