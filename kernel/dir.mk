@@ -1,3 +1,4 @@
 core += kernel/main.c
 core += kernel/host.c
+core += kernel/host_pci.c
 core += kernel/virt.c

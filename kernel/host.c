@@ -181,6 +181,3 @@ void host_log_each(bool previous, void (*fn)(void *arg, uint64_t ns, int level, 
     for (uint64_t seq = 0; previous ? log_read_previous(&seq, &l) : log_read(&seq, &l);)
         fn(arg, l.ns, l.level, l.area, l.text);
 }
-
-/* Filled by the PCI driver once there is one. */
-__attribute__((weak)) void host_pci_each(void (*fn)(void *arg, const struct host_pci *), void *arg) { }

@@ -5,6 +5,7 @@
 #include "boot/boot.h"
 #include "boot/bootinfo.h"
 #include "drivers/fbcon.h"
+#include "drivers/pci.h"
 #include "drivers/ps2.h"
 #include "drivers/uart16550.h"
 #include "kernel/console/console.h"
@@ -220,6 +221,8 @@ static void init_thread(void *arg)
     if (screen)
         ps2_start(screen);
     log_start_thread();
+    pci_init();
+    pci_probe_all();
     if (bootinfo_option(&boot, "torture", v, sizeof(v)))
         torture_rate = (unsigned)atoi(v);
     if (bootinfo_option(&boot, "selftest", v, sizeof(v)) && !strncmp(v, "sched", 5))
