@@ -10,10 +10,12 @@
 #ifdef __x86_64__
 #define PTR "q"
 #define PTR_SI "rsi"
+#define PTR_SP "%%rsp"
 #define GUEST_BITS 64
 #else
 #define PTR "l"
 #define PTR_SI "esi"
+#define PTR_SP "%%esp"
 #define GUEST_BITS 32
 #endif
 typedef unsigned long ulong;
