@@ -196,13 +196,15 @@ void runq_steal(struct rq *rq, uint64_t now)
     raw_unlock(&busiest->lock);
 }
 
+/* Among equals the next in line, so that an excess which cannot be placed goes round all CPUs. */
 static struct rq *push_target(struct rq *rq, const struct thread *t, uint64_t now)
 {
     struct rq *best = NULL;
     uint64_t load = ~0ull;
-    for (unsigned c = 0; c < percpu_count; c++) {
+    for (unsigned i = 1; i < percpu_count; i++) {
+        unsigned c = (rq->cpu + i) % percpu_count;
         struct rq *other = atomic_load(&sched_rqs[c]);
-        if (other && other != rq && may_run_on(t, c) && atomic_load_relaxed(&other->load) < load)
+        if (other && may_run_on(t, c) && atomic_load_relaxed(&other->load) < load)
             best = other, load = atomic_load_relaxed(&other->load);
     }
     if (!best || rq->load < load + t->ent.weight)

@@ -366,7 +366,7 @@ static void test_balance(void)
     for (unsigned i = 0; i < n; i++)
         least = MIN(least, r[i]), most = MAX(most, r[i]);
     unsigned fair = (unsigned)(2000 * cpus / n);
-    RESULT(least / MS >= fair * 7 / 10, "balance", "%u spinners on %u CPUs: %u to %u ms, fair is %u", n, cpus, (unsigned)(least / MS), (unsigned)(most / MS), fair);
+    RESULT(least / MS >= fair * (80 - slack_percent) / 100, "balance", "%u spinners on %u CPUs: %u to %u ms, fair is %u", n, cpus, (unsigned)(least / MS), (unsigned)(most / MS), fair);
 }
 
 /* Management among spinning vCPUs, all on one CPU, so that it does not matter how many real ones an emulator has. */
