@@ -67,10 +67,10 @@ unit_tests := $(patsubst tests/unit/%.c,$(B)/unit/%,$(wildcard tests/unit/test_*
 fuzzers := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
 $(B)/unit/%: tests/unit/%.c $(B)/host/lib.a
 	@mkdir -p $(@D)
-	$(Q)$(CC) $(HOST_FLAGS) $(ASAN) -msse4.2 -MMD -MP $< $(B)/host/lib.a -lcmocka -lz -o $@
+	$(Q)$(CC) $(HOST_FLAGS) $(ASAN) -msse4.2 -MMD -MP $< $(B)/host/lib.a -lcmocka -lz -lzstd -o $@
 $(B)/fuzz/%: tests/fuzz/%.c $(B)/fuzzlib/lib.a
 	@mkdir -p $(@D)
-	$(Q)clang $(filter-out -Werror,$(HOST_FLAGS)) $(ASAN) -fsanitize=fuzzer -msse4.2 -Wno-unknown-warning-option -MMD -MP $< $(B)/fuzzlib/lib.a -lz -o $@
+	$(Q)clang $(filter-out -Werror,$(HOST_FLAGS)) $(ASAN) -fsanitize=fuzzer -msse4.2 -Wno-unknown-warning-option -MMD -MP $< $(B)/fuzzlib/lib.a -lz -lzstd -o $@
 unit: $(unit_tests)
 	@for t in $^; do $$t 2>&1 | tail -n 3 || exit 1; done
 # One test: make unit-test_bus

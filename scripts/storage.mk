@@ -1,6 +1,6 @@
 # The storage half as Linux programs: host tools (make tools) and the long tests, optimised and without sanitizers.
-storage_src := $(filter kernel/block/% kernel/fs/%,$(hosted)) kernel/lib/crc.c kernel/lib/iov.c $(wildcard tests/host/port_*.c) tests/host/log_stub.c
-storage_test_src := tests/host/mem_blk.c tests/host/fs_model.c
+storage_src := $(filter kernel/block/% kernel/fs/%,$(hosted)) kernel/lib/crc.c kernel/lib/iov.c $(wildcard tests/host/port_*.c) tests/host/log_stub.c tests/host/inflate_host.c
+storage_test_src := tests/host/mem_blk.c tests/host/fs_model.c tools/hostfile.c
 storage_progs := $(patsubst tests/storage/%.c,$(B)/storage/%,$(wildcard tests/storage/*.c))
 storage_tools := $(patsubst tools/%.c,$(B)/%,$(wildcard tools/joist*.c))
 STORAGE_FLAGS := $(filter-out -O1,$(HOST_FLAGS)) -O2 -msse4.2

@@ -1,0 +1,67 @@
+/* Inside of the image formats: what each gives, and what image.c does for all. */
+#pragma once
+#include "kernel/block/image.h"
+#include "kernel/block/mapped.h"
+
+struct image;
+
+/* All with img->lock held, in thread context. */
+struct image_ops {
+    enum image_format format;
+    /* Where [off, off+*len) is; cuts *len to the part with one answer, at most one table page further.  *state for mapped_learn. */
+    int (*map)(struct image *, uint64_t off, uint64_t *len, unsigned *what, struct blk **to, uint64_t *at, bool *writable);
+    int (*read_compressed)(struct image *, uint64_t off, void *buf, size_t len);        /* within one cluster */
+    /* Make the cluster of off writable in place (allocated, ours, all of it written but for [off, off+len)) and write. */
+    int (*write)(struct image *, uint64_t off, const void *buf, size_t *len);
+    int (*discard)(struct image *, uint64_t off, uint64_t len, bool keep);              /* whole clusters read as zeroes */
+    int (*write_compressed)(struct image *, uint64_t off, const void *buf, size_t len);
+    int (*flush)(struct image *);                                                       /* all metadata durable */
+    int (*resize)(struct image *, uint64_t size);
+    int (*check)(struct image *, unsigned fix, struct image_check *);
+    void (*info)(struct image *, struct image_info *);
+    void (*fini)(struct image *);                                                       /* frees the format's own */
+};
+
+struct image {
+    struct blk blk;
+    const struct image_ops *ops;
+    struct blk *file;
+    struct blk *backing;        /* NULL: reads as zeroes */
+    uint32_t cluster;           /* bytes of the unit of allocation */
+    struct mutex lock;
+    struct mapped m;
+    bool dirty;                 /* metadata waits for a flush */
+    int failed;                 /* metadata could not be written: no more writes */
+    /* Thread of the slow path, started by the first request that needs it. */
+    struct thread *thread;
+    struct event work;
+    bool stopping;
+};
+
+/* Fill img->{ops,file,backing,cluster}, blk.size and blk.limits.read_only, then: */
+int image_ready(struct image *, const char *kind);
+int image_read_locked(struct image *, uint64_t off, void *buf, size_t len);
+int image_write_locked(struct image *, uint64_t off, const void *buf, size_t len);
+/* What the cluster would read if it were not in this image. */
+int image_read_backing(struct image *, uint64_t off, void *buf, size_t len);
+
+/* Unaligned access to the file, growing it as needed. */
+int file_read(struct blk *, uint64_t off, void *buf, size_t len);       /* beyond the end: zeroes */
+int file_write(struct blk *, uint64_t off, const void *buf, size_t len);
+int file_extend(struct blk *, uint64_t size);
+
+__printf_like(3, 4) int image_refuse(struct image_env *, int err, const char *fmt, ...);
+
+int qcow2_open(struct blk *, unsigned flags, struct image_env *, struct image **);
+int vdi_open(struct blk *, unsigned flags, struct image_env *, struct image **);
+int vmdk_open(struct blk *, unsigned flags, struct image_env *, struct image **);
+int qcow2_create(struct blk *, const struct image_opts *, struct image_env *);
+int vdi_create(struct blk *, const struct image_opts *, struct image_env *);
+int vmdk_create(struct blk *, const struct image_opts *, struct image_env *);
+
+static inline uint16_t be16(const void *p) { const uint8_t *b = p; return b[0] << 8 | b[1]; }
+static inline uint32_t be32(const void *p) { return __builtin_bswap32(*(const uint32_t __attribute__((aligned(1), may_alias)) *)p); }
+static inline uint64_t be64(const void *p) { return __builtin_bswap64(*(const uint64_t __attribute__((aligned(1), may_alias)) *)p); }
+static inline void put_be16(void *p, uint16_t v) { uint8_t *b = p; b[0] = v >> 8, b[1] = v; }
+static inline void put_be32(void *p, uint32_t v) { *(uint32_t __attribute__((aligned(1), may_alias)) *)p = __builtin_bswap32(v); }
+static inline void put_be64(void *p, uint64_t v) { *(uint64_t __attribute__((aligned(1), may_alias)) *)p = __builtin_bswap64(v); }

@@ -1,0 +1,285 @@
+/* VDI, VirtualBox's image, dynamic and fixed: a header, a map of 4-byte entries, blocks of 1 MiB in order of their first write. */
+#include "kernel/block/image_int.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define VDI_SIGNATURE 0xbeda107fu
+#define VDI_VERSION   0x00010001u
+#define VDI_BLOCK     (1u << 20)
+#define VDI_FREE      0xffffffffu       /* never written */
+#define VDI_ZERO      0xfffffffeu       /* discarded */
+
+struct vdi_header {
+    char text[64];
+    uint32_t signature, version, header_size, type, flags;
+    char description[256];
+    uint32_t map_off, data_off, cylinders, heads, sectors, sector_size, unused;
+    uint64_t size;
+    uint32_t block_size, block_extra, blocks, allocated;
+    uint8_t uuid[16], uuid_snapshot[16], uuid_link[16], uuid_parent[16];
+    uint8_t zero[56];
+} __packed;
+_Static_assert(sizeof(struct vdi_header) == 512, "VDI header");
+enum { VDI_DYNAMIC = 1, VDI_STATIC = 2 };
+
+struct vdi {
+    struct image img;
+    struct vdi_header h;
+    uint32_t *map;
+    bool *map_dirty;            /* per 512 bytes of the map */
+    bool header_dirty;
+};
+
+static struct vdi *vdi_of(struct image *img) { return container_of(img, struct vdi, img); }
+static uint64_t map_bytes(const struct vdi *v) { return ALIGN_UP(v->h.blocks * 4ull, 512ull); }
+
+static uint64_t place(const struct vdi *v, uint32_t entry) { return v->h.data_off + (uint64_t)entry * v->h.block_size; }
+
+static int vdi_map(struct image *img, uint64_t off, uint64_t *len, unsigned *what, struct blk **to, uint64_t *at, bool *writable)
+{
+    struct vdi *v = vdi_of(img);
+    uint64_t b = off / v->h.block_size, in = off % v->h.block_size;
+    uint32_t e = v->map[b];
+    bool data = e < VDI_ZERO;
+    uint64_t n = 1, want = (in + *len + v->h.block_size - 1) / v->h.block_size;
+    while (n < want && b + n < v->h.blocks && (data ? v->map[b + n] == e + n : v->map[b + n] >= VDI_ZERO))
+        n++;
+    *what = data ? EXTENT_DATA : EXTENT_ZERO;
+    *to = img->file;
+    *at = data ? place(v, e) + in : 0;
+    *writable = data;
+    *len = MIN(*len, n * v->h.block_size - in);
+    return 0;
+}
+
+static void set_entry(struct vdi *v, uint64_t b, uint32_t e)
+{
+    v->map[b] = e;
+    v->map_dirty[b / 128] = true;
+    atomic_store(&v->img.dirty, true);
+}
+
+static int vdi_write(struct image *img, uint64_t off, const void *buf, size_t *len)
+{
+    struct vdi *v = vdi_of(img);
+    uint64_t b = off / v->h.block_size, in = off % v->h.block_size;
+    uint32_t e = v->map[b];
+    *len = MIN(*len, (size_t)(v->h.block_size - in));
+    if (e < VDI_ZERO)
+        return file_write(img->file, place(v, e) + in, buf, *len);
+    e = v->h.allocated;
+    uint64_t at = place(v, e);
+    int err = file_extend(img->file, at + v->h.block_size);
+    if (!err && *len < v->h.block_size)         /* the place may have held something before */
+        err = blk_write_zeroes(img->file, at, v->h.block_size, BLK_UNMAP_OK);
+    if (!err)
+        err = file_write(img->file, at + in, buf, *len);
+    if (!err) {
+        set_entry(v, b, e);
+        v->h.allocated++;
+        v->header_dirty = true;
+    }
+    return err;
+}
+
+/* Blocks cannot be given back: written over with zeroes (by the caller) or, if never written, left alone. */
+static int vdi_discard(struct image *img, uint64_t off, uint64_t len, bool keep)
+{
+    struct vdi *v = vdi_of(img);
+    int err = 0;
+    for (uint64_t b = off / v->h.block_size; !err && b * v->h.block_size < off + len; b++)
+        if (v->map[b] < VDI_ZERO)
+            err = blk_write_zeroes(img->file, place(v, v->map[b]), v->h.block_size, keep ? 0 : BLK_UNMAP_OK);
+    return err;
+}
+
+/* Data, then the map that shows it.  The count of blocks goes first: a block that is counted and not mapped is only lost space. */
+static int vdi_flush(struct image *img)
+{
+    struct vdi *v = vdi_of(img);
+    int err = 0;
+    if (v->header_dirty)
+        err = file_write(img->file, 0, &v->h, sizeof v->h);
+    if (!err)
+        err = blk_flush(img->file);
+    v->header_dirty &= err != 0;
+    bool any = false;
+    for (uint64_t i = 0; !err && i < map_bytes(v) / 512; i++)
+        if (v->map_dirty[i]) {
+            err = file_write(img->file, v->h.map_off + i * 512, v->map + i * 128, 512);
+            v->map_dirty[i] = err != 0;
+            any = true;
+        }
+    if (!err && any)
+        err = blk_flush(img->file);
+    if (err)
+        img->failed = err;
+    return err;
+}
+
+static int vdi_check(struct image *img, unsigned fix, struct image_check *c)
+{
+    struct vdi *v = vdi_of(img);
+    uint8_t *seen = kzalloc(v->h.blocks);
+    if (!seen && v->h.blocks)
+        return -ENOMEM;
+    c->total = v->h.blocks;
+    for (uint32_t b = 0; b < v->h.blocks; b++) {
+        uint32_t e = v->map[b];
+        if (e >= VDI_ZERO)
+            continue;
+        c->allocated++;
+        c->corruptions += seen[e]++ != 0;
+        c->end = MAX(c->end, place(v, e) + v->h.block_size);
+    }
+    kfree(seen);
+    return 0;                   /* counted blocks without a map entry are normal after a crash, and harmless */
+}
+
+static void vdi_info(struct image *img, struct image_info *i) { i->fixed = vdi_of(img)->h.type == VDI_STATIC; }
+
+static void vdi_fini(struct image *img)
+{
+    kfree(vdi_of(img)->map);
+    kfree(vdi_of(img)->map_dirty);
+}
+
+static int vdi_resize(struct image *img, uint64_t size);
+
+static const struct image_ops vdi_ops = {
+    .format = IMAGE_VDI, .map = vdi_map, .write = vdi_write, .discard = vdi_discard, .flush = vdi_flush, .resize = vdi_resize, .check = vdi_check,
+    .info = vdi_info, .fini = vdi_fini,
+};
+
+static int check_header(const struct vdi_header *h, uint64_t file_size, struct image_env *env)
+{
+    if (h->signature != VDI_SIGNATURE)
+        return image_refuse(env, -EILSEQ, "this is not a VDI image");
+    if (h->version >> 16 != 1 || (h->type != VDI_DYNAMIC && h->type != VDI_STATIC))
+        return image_refuse(env, -ENOTSUP, "VDI version %x, type %u is not supported (differencing images are not)", h->version, h->type);
+    if (h->block_size != VDI_BLOCK || h->sector_size != 512 || h->block_extra)
+        return image_refuse(env, -ENOTSUP, "VDI blocks of %u bytes are not supported", h->block_size);
+    if (h->map_off % 512 || h->data_off % 512 || h->blocks > 0x20000000u || h->map_off + h->blocks * 4ull > h->data_off || h->data_off > file_size ||
+        h->size > (uint64_t)h->blocks * VDI_BLOCK || h->allocated > h->blocks)
+        return image_refuse(env, -EILSEQ, "the VDI header makes no sense");
+    return 0;
+}
+
+/* Entries point at different blocks of the file. */
+static int check_map(struct vdi *v)
+{
+    int err = 0;
+    uint8_t *seen = kzalloc((v->h.allocated + 7) / 8 + 1);
+    if (!seen)
+        return -ENOMEM;
+    for (uint32_t b = 0; b < v->h.blocks; b++) {
+        uint32_t e = v->map[b];
+        if (e >= VDI_ZERO)
+            continue;
+        if (e >= v->h.allocated || seen[e / 8] >> e % 8 & 1) {
+            err = -EILSEQ;
+            break;
+        }
+        seen[e / 8] |= 1 << e % 8;
+    }
+    kfree(seen);
+    return err;
+}
+
+static int load(struct vdi *v, struct image_env *env)
+{
+    struct blk *file = v->img.file;
+    int err = file_read(file, 0, &v->h, sizeof v->h);
+    if (!err)
+        err = check_header(&v->h, file->size, env);
+    if (err)
+        return err;
+    if (map_bytes(v) > file->size)
+        return image_refuse(env, -EILSEQ, "the VDI map is larger than the file");
+    v->map = kmalloc(map_bytes(v) + 512);
+    v->map_dirty = kzalloc(map_bytes(v) / 512 + 1);
+    if (!v->map || !v->map_dirty)
+        return -ENOMEM;
+    err = file_read(file, v->h.map_off, v->map, map_bytes(v));
+    if (!err && check_map(v))
+        err = image_refuse(env, -EILSEQ, "the VDI map makes no sense");
+    v->img.blk.size = v->h.size;
+    v->img.cluster = v->h.block_size;
+    return err;
+}
+
+int vdi_open(struct blk *file, unsigned flags, struct image_env *env, struct image **out)
+{
+    struct vdi *v = kzalloc(sizeof *v);
+    if (!v)
+        return -ENOMEM;
+    v->img.ops = &vdi_ops, v->img.file = file;
+    v->img.blk.limits.read_only = !(flags & IMAGE_WRITE);
+    int err = load(v, env);
+    if (!err)
+        err = image_ready(&v->img, "vdi");
+    if (err) {
+        vdi_fini(&v->img);
+        kfree(v);
+        return err;
+    }
+    *out = &v->img;
+    return 0;
+}
+
+/* ---- Making and resizing ---- */
+
+static uint64_t data_offset(uint64_t blocks) { return ALIGN_UP(512 + blocks * 4, (uint64_t)VDI_BLOCK); }
+
+int vdi_create(struct blk *file, const struct image_opts *o, struct image_env *env)
+{
+    uint64_t blocks = (o->size + VDI_BLOCK - 1) / VDI_BLOCK, bytes = ALIGN_UP(blocks * 4, 512ull);
+    if (blocks > 0x1fffffff)
+        return image_refuse(env, -EFBIG, "a VDI image cannot be larger than 512 TiB");
+    struct vdi_header h = {
+        .text = "<<< Oracle VM VirtualBox Disk Image >>>\n", .signature = VDI_SIGNATURE, .version = VDI_VERSION, .header_size = 0x190,
+        .type = o->fixed ? VDI_STATIC : VDI_DYNAMIC, .map_off = 512, .data_off = data_offset(blocks), .sector_size = 512, .size = o->size,
+        .block_size = VDI_BLOCK, .blocks = blocks, .allocated = o->fixed ? blocks : 0,
+    };
+    uint32_t *map = kmalloc(MAX(bytes, 512ull));
+    if (!map)
+        return -ENOMEM;
+    random_bytes(h.uuid, 16), random_bytes(h.uuid_snapshot, 16);
+    for (uint64_t i = 0; i < bytes / 4; i++)
+        map[i] = i >= blocks ? 0 : o->fixed ? i : VDI_FREE;
+    int err = blk_resize(file, h.data_off + (o->fixed ? blocks * VDI_BLOCK : 0));
+    if (!err)
+        err = file_write(file, 0, &h, sizeof h);
+    if (!err && bytes)
+        err = file_write(file, 512, map, bytes);
+    kfree(map);
+    return err ? err : blk_flush(file);
+}
+
+/* The map grows within the space before the data; making more would mean moving blocks, which only converting does. */
+static int vdi_resize(struct image *img, uint64_t size)
+{
+    struct vdi *v = vdi_of(img);
+    uint64_t blocks = (size + VDI_BLOCK - 1) / VDI_BLOCK, bytes = ALIGN_UP(blocks * 4, 512ull);
+    if (size < img->blk.size || v->h.type == VDI_STATIC || v->h.map_off + bytes > v->h.data_off)
+        return -ENOTSUP;
+    uint32_t *map = kmalloc(bytes + 512);
+    bool *dirty = kzalloc(bytes / 512 + 1);
+    int err = map && dirty ? vdi_flush(img) : -ENOMEM;
+    if (err) {
+        kfree(map), kfree(dirty);
+        return err;
+    }
+    memcpy(map, v->map, v->h.blocks * 4ull);
+    for (uint64_t b = v->h.blocks; b < bytes / 4; b++)
+        map[b] = VDI_FREE;
+    memset(dirty, true, bytes / 512);
+    kfree(v->map), kfree(v->map_dirty);
+    v->map = map, v->map_dirty = dirty;
+    v->h.blocks = blocks;
+    err = vdi_flush(img);       /* the map first: the header makes it count */
+    v->h.size = size;
+    v->header_dirty = true;
+    return err ? err : vdi_flush(img);
+}
