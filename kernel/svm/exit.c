@@ -75,33 +75,38 @@ static const uint8_t plain[] = {
 };
 enum { PLAIN_OTHER = EXIT_HOST_INTR };
 
-static enum exit_kind kind_of(struct vcpu *v, struct exit *e)
+static __attribute__((noinline)) enum exit_kind rare(struct vcpu *v, const struct vmcb *b, struct exit *e)
 {
-    struct svm_vcpu *s = svm_of(v);
-    const struct vmcb *b = s->vmcb;
-    uint64_t code = b->exitcode;
-    switch (code) {
-    case SVM_EXIT_NPF: return nested_fault(b, e);
-    case SVM_EXIT_IOIO: return pio(b, e);
-    case SVM_EXIT_MSR: return b->exitinfo1 ? EXIT_WRMSR : EXIT_RDMSR;
-    case SVM_EXIT_IRET: return iret(s, e);
+    switch (b->exitcode) {
+    case SVM_EXIT_IRET: return iret(svm_of(v), e);
     case SVM_EXIT_CR_WRITE ... SVM_EXIT_CR_WRITE + 15: return control(b, e);
     case SVM_EXIT_DR_READ ... SVM_EXIT_DR_WRITE + 15: return debug_registers(v);
     case SVM_EXIT_EXC ... SVM_EXIT_EXC + 31: return exception(b, e);
+    case SVM_EXIT_INTR ... SVM_EXIT_INIT: return EXIT_HOST_INTR;
     }
-    uint64_t n = code - 0x60;
-    if (n < ARRAY_SIZE(plain) && (plain[n] != PLAIN_OTHER || code <= SVM_EXIT_INIT))
-        return plain[n];
     return fatal(b, e);
 }
 
-void svm_translate(struct vcpu *v, struct exit *e)
+static inline enum exit_kind kind_of(struct vcpu *v, const struct vmcb *b, struct exit *e)
 {
-    const struct vmcb *b = svm_of(v)->vmcb;
+    uint64_t code = b->exitcode, n = code - 0x60;
+    if (code == SVM_EXIT_IOIO)
+        return pio(b, e);
+    if (code == SVM_EXIT_NPF)
+        return nested_fault(b, e);
+    if (code == SVM_EXIT_MSR)
+        return b->exitinfo1 ? EXIT_WRMSR : EXIT_RDMSR;
+    if (likely(n < ARRAY_SIZE(plain) && plain[n] != PLAIN_OTHER))
+        return plain[n];
+    return rare(v, b, e);
+}
+
+void svm_translate(struct vcpu *v, const struct vmcb *b, struct exit *e)
+{
     e->rip = b->rip;
     e->insn_len = e->nbytes = 0;
     e->next_rip = svm_features.nrips ? b->nrip : 0;
-    e->kind = kind_of(v, e);
+    e->kind = kind_of(v, b, e);
     if (unlikely(e->kind == EXIT_CPUID && (uint32_t)v->gpr[RAX] == CPUID_XSTATE))
         svm_notice_xcr0(v);
 }

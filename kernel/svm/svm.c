@@ -9,7 +9,7 @@
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/percpu.h"
 
-enum { IOPM_ORDER = 2 /* 12 KiB needed */, APIC_TPR = 0x80 };
+enum { IOPM_ORDER = 2 /* 12 KiB needed */ };
 
 struct svm_features svm_features;
 static hpa_t iopm;              /* all ports intercepted; shared by all VMs, never written after probe */
@@ -224,12 +224,10 @@ static void prepare(struct vcpu *v, struct svm_vcpu *s)
         finish_shadowed_hlt(v, s);
     if (unlikely(s->xcr0_loaded != v->xcr0))
         load_xcr0(s, v->xcr0);
-    if (v->has_irqchip) {
-        uint64_t tpr = v->irqchip.page[APIC_TPR] >> 4;
-        if ((b->vintr & V_TPR) != tpr) {
-            b->vintr = (b->vintr & ~V_TPR) | tpr;
-            svm_dirty(s, CLEAN_TPR);
-        }
+    uint8_t tpr = *s->tpr >> 4;
+    if (unlikely((uint8_t)b->vintr != tpr)) {
+        b->vintr = (b->vintr & ~V_TPR) | tpr;
+        svm_dirty(s, CLEAN_TPR);
     }
     b->rax = v->gpr[RAX], b->rsp = v->gpr[RSP], b->rip = v->rip, b->rflags = v->rflags;
 }
@@ -270,8 +268,8 @@ static void take_stock(struct vcpu *v, struct svm_vcpu *s)
     v->shadow = b->int_shadow & INT_SHADOW;
     if (unlikely(b->exitintinfo & EVT_VALID))
         cut_short(v, s, b->exitintinfo);
-    if (v->has_irqchip && (uint8_t)((b->vintr & V_TPR) << 4) != (v->irqchip.page[APIC_TPR] & 0xf0))
-        v->irqchip.page[APIC_TPR] = (uint8_t)((b->vintr & V_TPR) << 4);
+    if (unlikely((uint8_t)b->vintr != *s->tpr >> 4))     /* the guest wrote CR8 */
+        *s->tpr = (uint8_t)(b->vintr << 4);
     if (v->irq_offered != IRQ_NONE && !(b->vintr & V_IRQ))
         v->irq_taken = true;
     if (unlikely(s->nmi == NMI_AT_IRET && b->rip != s->iret_rip)) {
@@ -299,7 +297,7 @@ static void svm_run(struct vcpu *v, struct exit *e)
     vcpu_left_guest(v);
     irq_enable();
     take_stock(v, s);
-    svm_translate(v, e);
+    svm_translate(v, s->vmcb, e);
 }
 
 /* ---- Events ---- */

@@ -16,6 +16,8 @@ enum nmi_state { NMI_OPEN, NMI_IN_HANDLER /* IRET is intercepted */, NMI_AT_IRET
 struct svm_vcpu {
     struct vmcb *vmcb;
     hpa_t pa;
+    uint8_t *tpr;               /* the LAPIC page's TPR, or no_tpr */
+    uint8_t no_tpr;
     uint64_t asid_gen;          /* of the CPU it is loaded on */
     uint64_t clean;             /* groups unchanged since the last exit on this CPU */
     uint64_t xcr0_loaded;
@@ -44,7 +46,7 @@ void svm_get_seg(struct vcpu *, enum seg, struct cpu_seg *);
 void svm_set_state(struct vcpu *, const struct cpu_state *, unsigned groups);
 void svm_dump(struct vcpu *, void (*print)(void *, const char *), void *arg);
 /* exit.c */
-void svm_translate(struct vcpu *, struct exit *);
+void svm_translate(struct vcpu *, const struct vmcb *, struct exit *);
 /* msr.c: one permission bitmap per VM, 8 KiB, all intercepted at first */
 int  svm_msr_init(struct vm *);
 void svm_msr_fini(struct vm *);

@@ -6,6 +6,8 @@
 
 #include "kernel/x86/cpu.h"
 
+enum { APIC_TPR = 0x80 };
+
 static void intercepts(struct vcpu *v, struct vmcb *b)
 {
     b->intercept[ICPT_CR] = (uint32_t)ICPT_CR_WRITE(4);
@@ -35,6 +37,7 @@ void svm_vmcb_init(struct vcpu *v)
     b->np_control = NP_ENABLE;
     b->n_cr3 = v->vm->nested.root;
     s->clean = 0, s->asid_gen = 0;
+    s->tpr = v->has_irqchip ? &v->irqchip.page[APIC_TPR] : &s->no_tpr;
     s->nmi = NMI_OPEN;
     s->dr_loaded = false;
     memset(s->dr, 0, sizeof s->dr);

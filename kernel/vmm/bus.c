@@ -16,7 +16,6 @@ struct map { struct map *next_retired; uint64_t *seen, version; unsigned n; stru
 enum { HINTS = 16 };
 struct reader {
     uint64_t seq;
-    unsigned depth;
     uint64_t version;           /* of the map that the hints point into */
     const struct piece *hint[HINTS];
 } __aligned_to(64);
@@ -90,18 +89,16 @@ static void add_region(struct map *m, const struct region *r)
     insert_piece(m, (struct piece){ r->base, r->len, r->base, r->fn, r->dev });
 }
 
-static void fill_gaps(struct map *m, uint64_t limit)
+static void fill_gaps(struct map *m)
 {
     uint64_t at = 0;
-    for (unsigned i = 0; i <= m->n && at < limit; i++) {
-        uint64_t next = i < m->n ? m->piece[i].start : limit;
-        if (next > at) {
-            insert_piece(m, (struct piece){ .start = at, .size = next - at });
-            at = next;
-        } else {
-            at = m->piece[i].start + m->piece[i].size;
-        }
+    for (unsigned i = 0; i < m->n; i++) {
+        uint64_t start = m->piece[i].start;
+        if (start > at)
+            insert_piece(m, (struct piece){ .start = at, .size = start - at }), i++;
+        at = start + m->piece[i].size;
     }
+    insert_piece(m, (struct piece){ .start = at, .size = -at });        /* to the end of all addresses */
 }
 
 static struct map *build(struct bus *b)
@@ -121,7 +118,7 @@ static struct map *build(struct bus *b)
     list_for_each(r, &b->regions, link)
         if (r->flags & BUS_OVERLAY)
             add_region(m, r);
-    fill_gaps(m, b->limit);
+    fill_gaps(m);
     m->version = ++b->version;
     return m;
 }
@@ -263,7 +260,7 @@ int bus_move(struct bus *b, uint64_t old_base, uint64_t new_base, void *dev)
     return err;
 }
 
-/* addr is below the limit, and every address there lies in a piece. */
+/* Every address lies in a piece. */
 static const struct piece *piece_at(const struct map *m, uint64_t addr)
 {
     const struct piece *p = m->piece;
@@ -292,10 +289,7 @@ static __attribute__((noinline)) void straddle(struct bus *b, struct reader *rd,
     uint64_t val = 0;
     for (unsigned i = 0; i < io->size; i++) {
         byte.data = io->data >> 8 * i & 0xff;
-        if (addr + i < b->limit)
-            access(b, rd, m, addr + i, &byte);
-        else
-            byte.data = 0xff;
+        access(b, rd, m, addr + i, &byte);
         val |= (byte.data & 0xff) << 8 * i;
     }
     if (!io->write)
@@ -322,21 +316,26 @@ static __attribute__((noinline)) void drop_hints(struct reader *rd, const struct
     rd->version = m->version;
 }
 
+static void look_up(struct bus *b, struct reader *rd, uint64_t addr, struct io *io)
+{
+    const struct map *m = atomic_load(&b->map);
+    if (unlikely(rd->version != m->version))
+        drop_hints(rd, m);
+    access(b, rd, m, addr, io);
+}
+
 void bus_access(struct bus *b, unsigned reader, uint64_t addr, struct io *io)
 {
     static const uint64_t mask[] = { [1] = 0xff, [2] = 0xffff, [4] = 0xffffffff, [8] = ~0ull };
     struct reader *rd = &b->reader[reader];
-    if (rd->depth++ == 0)
-        atomic_xchg(&rd->seq, rd->seq + 1);     /* a full barrier: the map is read after the writer can see us */
-    const struct map *m = atomic_load(&b->map);
-    if (unlikely(rd->version != m->version))
-        drop_hints(rd, m);
-    if (likely(addr < b->limit))
-        access(b, rd, m, addr, io);
-    else
-        unclaimed(b, addr, io);
-    if (--rd->depth == 0)
-        atomic_store(&rd->seq, rd->seq + 1);
+    uint64_t seq = rd->seq;
+    if (likely(!(seq & 1))) {
+        atomic_xchg(&rd->seq, seq + 1);         /* a full barrier: the map is read after the writer can see us */
+        look_up(b, rd, addr, io);
+        atomic_store(&rd->seq, seq + 2);
+    } else {
+        look_up(b, rd, addr, io);               /* from within a handler */
+    }
     if (!io->write)
         io->data &= mask[io->size];
 }
@@ -344,7 +343,7 @@ void bus_access(struct bus *b, unsigned reader, uint64_t addr, struct io *io)
 bool bus_claimed(struct bus *b, uint64_t addr)
 {
     spin_lock(&b->lock);
-    bool yes = addr < b->limit && piece_at(b->map, addr)->fn != NULL;
+    bool yes = piece_at(b->map, addr)->fn != NULL;
     spin_unlock(&b->lock);
     return yes;
 }

@@ -7,17 +7,22 @@
 typedef void exit_fn(struct vcpu *, struct exit *);
 
 /* Behind the instruction that exited: its length is what the CPU told, or what the decoder finds. */
-static void skip(struct vcpu *v, struct exit *e)
+static __attribute__((noinline)) void skip_decoded(struct vcpu *v, struct exit *e)
 {
-    if (e->next_rip) {
-        v->rip = e->next_rip;
-        vcpu_advance(v, 0);
-        return;
-    }
     const struct insn *insn = e->insn_len ? NULL : vcpu_decode(v);
     if (insn)
         e->insn_len = insn->len;
     vcpu_advance(v, e->insn_len);       /* 0 when decoding raised an exception */
+}
+
+static inline void skip(struct vcpu *v, struct exit *e)
+{
+    if (!e->next_rip) {
+        skip_decoded(v, e);
+        return;
+    }
+    v->rip = e->next_rip;
+    vcpu_advance(v, 0);
 }
 
 static void on_nothing(struct vcpu *v, struct exit *e) {}
