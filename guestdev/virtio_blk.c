@@ -5,7 +5,7 @@
 
 #include "guestdev/virtio_pci.h"
 
-enum { QUEUE_MAX = 256, CHAIN_SEGS = VIRTIO_BLK_SEGS + 4, REQ_IOVS = 128, SECTOR = 512, DISCARD_SECTORS = 1u << 22 };
+enum { QUEUE_MAX = 256, CHAIN_SEGS = VIRTIO_BLK_SEGS + 2 /* header, status */, REQ_IOVS = 64, SECTOR = 512, DISCARD_SECTORS = 1u << 22 };
 
 struct vblk_req {
     struct blk_req blk;                 /* what is at the disk now: all of the request, or the piece that fitted into iov */

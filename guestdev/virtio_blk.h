@@ -8,7 +8,7 @@
 #include "guestdev/pci.h"
 #include "kernel/block/blk.h"
 
-enum { VIRTIO_BLK_REQS = 64, VIRTIO_BLK_SEGS = 126 /* data segments per request that the guest may use */ };
+enum { VIRTIO_BLK_REQS = 64, VIRTIO_BLK_SEGS = 62 /* data segments per request that the guest may use: 2 KiB of lists per context */ };
 
 struct virtio_blk;
 struct virtio_blk_config_args {

@@ -279,13 +279,17 @@ static void scattered(void **state)
 {
     struct bed b = make(MEM_INLINE, 1);
     start(&b, ~0ull);
-    enum { SEGS = 100, LEN = 5120 };    /* each crosses a page */
+    enum { SEGS = VIRTIO_BLK_SEGS, LEN = 5120 };        /* each crosses a page: twice as many pieces as segments */
     struct vbuf v[SEGS + 2];
+    const gpa_t small = 1 << 30;        /* a range smaller than 2 MiB is backed by single pages, here in an odd order */
+    assert_int_equal(gmem_add_range(&b.g->gmem, small, 1 << 20, false), 0);
+    for (unsigned i = 0; i < 256; i++)
+        gmem_zero(&b.g->gmem, small + (i * 37 & 255) * 4096, 1);
     struct virtio_blk_hdr h = { .type = VIRTIO_BLK_T_IN, .sector = 3 };
     gmem_write(&b.g->gmem, b.hdr, &h, 16);
     v[0] = (struct vbuf){ b.hdr, 16, false };
     for (unsigned i = 0; i < SEGS; i++)
-        v[i + 1] = (struct vbuf){ b.data + 8192 * (SEGS - 1 - i) + 2048, LEN, true };
+        v[i + 1] = (struct vbuf){ small + 8192 * (SEGS - 1 - i) + 2048, LEN, true };
     v[SEGS + 1] = (struct vbuf){ b.status, 1, true };
     for (size_t i = 0; i < DISK; i++)
         b.disk->data[i] = (uint8_t)(i * 31 >> 7);

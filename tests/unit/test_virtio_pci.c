@@ -269,6 +269,50 @@ static void cfg_window(void **state)
     end(&b);
 }
 
+/* Plain MSI on a function made for it: vectors granted, masks, pending, bus mastering. */
+static struct msi the_msi;
+static void msi_hook(void *dev, unsigned off, unsigned size) { msi_written(dev, off, size); }
+
+static void msi(void **state)
+{
+    static struct pci_func f;
+    struct vguest *g = vguest_create(8 << 20, 1);
+    const struct pci_ids ids = { .vendor = 0x8086, .device = 1 };
+    pci_func_init(&f, "msi test", &the_msi, &ids);
+    f.written = msi_hook;
+    msi_init(&the_msi, &f, 2);
+    assert_int_equal(pci_plug(pcihost_bus(g->host), &f, 9, 0), 0);
+    unsigned cap = vg_cfg_read(g, 9, PCI_CAP_PTR, 1);
+    assert_int_equal(vg_cfg_read(g, 9, cap, 1), PCI_CAP_ID_MSI);
+    vg_cfg_write(g, 9, PCI_COMMAND, 2, PCI_CMD_MASTER);
+    msi_send(&the_msi, 0);                                              /* off: gone */
+    vg_cfg_write(g, 9, cap + PCI_MSI_ADDR_LO, 4, 0xfee01003);
+    vg_cfg_write(g, 9, cap + PCI_MSI_DATA_64, 2, 0x4053);
+    vg_cfg_write(g, 9, cap + PCI_MSI_CTRL, 2, PCI_MSI_ENABLE);          /* one vector granted: all share it */
+    assert_int_equal(g->nmsi, 0);
+    msi_send(&the_msi, 3);
+    assert_int_equal(g->nmsi, 1);
+    assert_int_equal(g->msi[0].addr, 0xfee01000);
+    assert_int_equal(g->msi[0].data, 0x4053);
+    vg_cfg_write(g, 9, cap + PCI_MSI_CTRL, 2, PCI_MSI_ENABLE | 7 << PCI_MSI_MME_SHIFT);        /* more than it has */
+    msi_send(&the_msi, 2);
+    assert_int_equal(g->msi[1].data, 0x4052);
+    vg_cfg_write(g, 9, cap + PCI_MSI_MASK_64, 4, ~0u);
+    assert_int_equal(vg_cfg_read(g, 9, cap + PCI_MSI_MASK_64, 4), 0xf);
+    msi_send(&the_msi, 1);
+    assert_int_equal(g->nmsi, 2);
+    assert_int_equal(vg_cfg_read(g, 9, cap + PCI_MSI_PENDING_64, 4), 2);
+    vg_cfg_write(g, 9, PCI_COMMAND, 2, 0);
+    vg_cfg_write(g, 9, cap + PCI_MSI_MASK_64, 4, 0);
+    assert_int_equal(g->nmsi, 2);
+    vg_cfg_write(g, 9, PCI_COMMAND, 2, PCI_CMD_MASTER);
+    assert_int_equal(g->nmsi, 3);
+    assert_int_equal(g->msi[2].data, 0x4051);
+    assert_int_equal(vg_cfg_read(g, 9, cap + PCI_MSI_PENDING_64, 4), 0);
+    pci_unplug(&f);
+    vguest_destroy(g);
+}
+
 static void reset(void **state)
 {
     struct bed b = make();
@@ -389,7 +433,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(config_space), cmocka_unit_test(bars), cmocka_unit_test(bar_conflict), cmocka_unit_test(negotiation), cmocka_unit_test(entropy),
-        cmocka_unit_test(intx), cmocka_unit_test(msix), cmocka_unit_test(cfg_window), cmocka_unit_test(reset), cmocka_unit_test(console_io),
+        cmocka_unit_test(intx), cmocka_unit_test(msix), cmocka_unit_test(msi), cmocka_unit_test(cfg_window), cmocka_unit_test(reset), cmocka_unit_test(console_io),
         cmocka_unit_test(console_backpressure),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
