@@ -272,6 +272,12 @@ static void options(void **state)
                  option_get("", "a", v, sizeof v));
     assert_true(option_get(line, "run", v, 4));
     assert_string_equal(v, "vm ");
+    line = "loglevel=2 \"run=vm list; console \\\"a\\\" \\'b\\'\" \"demo\" last";    /* as GRUB hands words with blanks over */
+    assert_true(option_get(line, "run", v, sizeof v));
+    assert_string_equal(v, "vm list; console \"a\" 'b'");
+    assert_true(option_get(line, "demo", v, sizeof v) && !*v);
+    assert_true(option_get(line, "last", v, sizeof v) && !*v);
+    assert_false(option_get(line, "console", v, sizeof v));
 }
 
 int main(void)
