@@ -121,14 +121,6 @@ static void svm_vcpu_fini(struct vcpu *v)
     v->hv = NULL;
 }
 
-#define DR_ACCESSORS(n) \
-    static uint64_t read_dr##n(void) { uint64_t v; __asm__ volatile("movq %%db" #n ", %0" : "=r"(v)); return v; } \
-    static void write_dr##n(uint64_t v) { __asm__ volatile("movq %0, %%db" #n :: "r"(v)); }
-DR_ACCESSORS(0)
-DR_ACCESSORS(1)
-DR_ACCESSORS(2)
-DR_ACCESSORS(3)
-
 /* Debug registers: DR0-3 are switched only for guests that use them; until then every access exits. */
 static void debug_in_cpu(struct svm_vcpu *s)
 {

@@ -43,6 +43,16 @@ CR_ACCESSORS(2)
 CR_ACCESSORS(3)
 CR_ACCESSORS(4)
 CR_ACCESSORS(8)
+
+/* ---- Debug registers ---- */
+#define DR_ACCESSORS(n) \
+    static inline uint64_t read_dr##n(void) { uint64_t v; __asm__ volatile("movq %%db" #n ", %0" : "=r"(v)); return v; } \
+    static inline void write_dr##n(uint64_t v) { __asm__ volatile("movq %0, %%db" #n :: "r"(v)); }
+DR_ACCESSORS(0)
+DR_ACCESSORS(1)
+DR_ACCESSORS(2)
+DR_ACCESSORS(3)
+DR_ACCESSORS(6)
 static inline uint64_t xgetbv(uint32_t n)
 {
     uint32_t lo, hi;
