@@ -58,6 +58,7 @@ static enum exit_kind debug_registers(struct vcpu *v)
 static enum exit_kind fatal(const struct vmcb *b, struct exit *e)
 {
     e->u.raw.reason = b->exitcode, e->u.raw.info1 = b->exitinfo1, e->u.raw.info2 = b->exitinfo2;
+    e->u.raw.why = NULL;
     return EXIT_FATAL;
 }
 

@@ -253,8 +253,8 @@ static void on_task_switch(struct vcpu *v, struct exit *e)
 
 static void on_fatal(struct vcpu *v, struct exit *e)
 {
-    vcpu_crash(v, "%s cannot enter the guest: reason %llx, info %llx %llx", hv->name, (unsigned long long)e->u.raw.reason,
-               (unsigned long long)e->u.raw.info1, (unsigned long long)e->u.raw.info2);
+    vcpu_crash(v, "%s cannot run the guest: %s%sreason %llx, info %llx %llx", hv->name, e->u.raw.why ? e->u.raw.why : "", e->u.raw.why ? "; " : "",
+               (unsigned long long)e->u.raw.reason, (unsigned long long)e->u.raw.info1, (unsigned long long)e->u.raw.info2);
 }
 
 static exit_fn *const handler[EXIT_KINDS] = {

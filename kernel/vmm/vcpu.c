@@ -172,6 +172,7 @@ static void service(struct vcpu *v)
     uint32_t req = atomic_xchg(&v->requests, 0);
     if (req & REQ_PARK) {
         atomic_or(&v->requests, req & ~(uint32_t)REQ_PARK);    /* they still count after the pause */
+        vcpu_state(v, ST_ALL);                                 /* whoever looks while it stands still finds all here */
         vm_park_self(v->vm);
         return;
     }
