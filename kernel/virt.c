@@ -26,7 +26,7 @@ static void cpu_on(void *arg)
 
 static const struct hv_ops *back_end(void)
 {
-    return cpu_info.vendor == CPU_AMD ? &svm_ops : NULL;
+    return cpu_info.vendor == CPU_AMD ? &svm_ops : cpu_info.vendor == CPU_INTEL ? &vmx_ops : NULL;
 }
 
 static void describe_host(void)
@@ -44,7 +44,7 @@ void virt_init(void)
     describe_host();
     int err = s.ops ? s.ops->probe(hv_why, sizeof hv_why) : -1;
     if (!s.ops)
-        snprintf(hv_why, sizeof hv_why, "no back-end for this CPU (%s): AMD-V is supported", cpu_info.brand);
+        snprintf(hv_why, sizeof hv_why, "no back-end for this CPU (%s): AMD-V and VT-x are supported", cpu_info.brand);
     if (!err) {
         unsigned long flags = irq_save();
         cpu_on(&s);

@@ -1,0 +1,153 @@
+/* VM exits → struct exit.  Nothing is decided here. */
+#include "kernel/vmx/vmx.h"
+
+static enum exit_kind pio(struct exit *e, uint64_t q)
+{
+    e->u.pio.port = (uint16_t)(q >> IOQ_PORT_SHIFT);
+    e->u.pio.size = (uint8_t)((q & IOQ_SIZE) + 1);
+    e->u.pio.in = q & IOQ_IN, e->u.pio.string = q & IOQ_STRING, e->u.pio.rep = q & IOQ_REP;
+    return EXIT_PIO;
+}
+
+/* IRET ends NMI blocking before it faults: what it unblocked is to be blocked again, for it will be executed again.  SDM "Information for VM Exits Due to
+ * Vectored Events". */
+static void block_nmi_again(struct vmx_vcpu *x)
+{
+    if (x->last.idt_event & VEC_VALID)
+        return;
+    x->interruptibility |= BLOCK_NMI;
+    vmwrite(VMCS_INTERRUPTIBILITY, x->interruptibility);
+}
+
+static enum exit_kind nested_fault(struct vmx_vcpu *x, struct exit *e, uint64_t q)
+{
+    if (unlikely(q & EPTQ_NMI_UNBLOCKED))
+        block_nmi_again(x);
+    e->u.mmio.gpa = vmread(VMCS_GUEST_PHYSICAL);
+    e->u.mmio.gva_valid = q & EPTQ_LINEAR_VALID;
+    e->u.mmio.gva = e->u.mmio.gva_valid ? vmread(VMCS_GUEST_LINEAR) : 0;
+    e->u.mmio.access = (uint8_t)((q & EPTQ_EXEC) ? MMIO_EXEC : (q & EPTQ_WRITE) ? MMIO_WRITE : MMIO_READ);
+    e->u.mmio.final = (q & (EPTQ_LINEAR_VALID | EPTQ_FINAL)) == (EPTQ_LINEAR_VALID | EPTQ_FINAL);
+    e->u.mmio.present = q & EPTQ_ALLOWED;
+    return EXIT_MMIO;
+}
+
+static enum exit_kind control(struct exit *e, uint64_t q)
+{
+    unsigned type = q >> CRQ_TYPE_SHIFT & 3;
+    e->u.cr.cr = (uint8_t)(q & CRQ_NUMBER);
+    e->u.cr.write = type != CRQ_MOV_FROM, e->u.cr.clts = type == CRQ_CLTS, e->u.cr.lmsw = type == CRQ_LMSW;
+    e->u.cr.gpr = q >> CRQ_GPR_SHIFT & 15;
+    e->u.cr.lmsw_src = (uint16_t)(q >> CRQ_LMSW_SHIFT);
+    return EXIT_CR;
+}
+
+static enum exit_kind task_switch(struct vmx_vcpu *x, struct exit *e, uint64_t q)
+{
+    e->u.task.selector = (uint16_t)(q & TASKQ_SELECTOR);
+    e->u.task.source = q >> TASKQ_SOURCE_SHIFT & 3;
+    e->u.task.has_error = x->last.idt_event & VEC_ERROR;
+    e->u.task.error = e->u.task.has_error ? (uint32_t)vmread(VMCS_IDT_ERROR) : 0;
+    return EXIT_TASK_SWITCH;
+}
+
+/* An intercepted #DB has not changed DR6 and DR7 yet: SDM "Basic VM-Exit Information", exit qualification for debug exceptions. */
+static void debug_exception(struct vcpu *v, uint64_t q)
+{
+    enum { DR7_GD = 1 << 13 };
+    struct cpu_state st;
+    vmx_get_state(v, &st, ST_DRS);
+    st.dr6 = (st.dr6 & ~BITS(3, 0)) | (q & DB_DR6_BITS) | DR6_INIT;
+    st.dr7 &= ~(uint64_t)DR7_GD;
+    vmx_set_state(v, &st, ST_DRS);
+}
+
+static enum exit_kind exception(struct vcpu *v, struct exit *e, uint64_t q)
+{
+    uint32_t info = (uint32_t)vmread(VMCS_EXIT_EVENT);
+    uint8_t vector = (uint8_t)(info & VEC_VECTOR);
+    if ((info & VEC_TYPE) >> VEC_TYPE_SHIFT == VEC_NMI)
+        return EXIT_HOST_INTR;
+    if (unlikely((info & VEC_NMI_UNBLOCKED) && vector != EXC_DF))
+        block_nmi_again(vmx_of(v));
+    if (vector == EXC_DB)
+        debug_exception(v, q);
+    e->u.exc.vector = vector;
+    e->u.exc.has_error = info & VEC_ERROR;
+    e->u.exc.error = e->u.exc.has_error ? (uint32_t)vmread(VMCS_EXIT_ERROR) : 0;
+    e->u.exc.dr6 = q;
+    return EXIT_EXCEPTION;
+}
+
+static enum exit_kind machine_check(struct exit *e)
+{
+    e->u.exc.vector = EXC_MC, e->u.exc.has_error = false;
+    return EXIT_EXCEPTION;
+}
+
+static enum exit_kind debug_registers(struct vcpu *v)
+{
+    vmx_load_debug(v);
+    return EXIT_INTERNAL;
+}
+
+static enum exit_kind fatal(struct vcpu *v, struct exit *e, uint32_t reason, uint64_t q)
+{
+    e->u.raw.reason = reason, e->u.raw.info1 = q, e->u.raw.info2 = vmread(VMCS_GUEST_PHYSICAL);
+    e->u.raw.why = vmx_explain(v, reason);
+    return EXIT_FATAL;
+}
+
+/* Exits that need no more than their name.  INSN: caused by an instruction, whose length the CPU tells. */
+enum { INSN = 0x80 };
+_Static_assert((int)EXIT_KINDS <= INSN && (int)EXIT_HOST_INTR == 0, "table below");
+static const uint8_t plain[VMX_EXIT_REASONS] = {
+    [VMX_EXIT_TRIPLE_FAULT] = EXIT_TRIPLE_FAULT, [VMX_EXIT_INTR_WINDOW] = EXIT_IRQ_WINDOW, [VMX_EXIT_NMI_WINDOW] = EXIT_NMI_WINDOW,
+    [VMX_EXIT_CPUID] = INSN | EXIT_CPUID, [VMX_EXIT_GETSEC] = INSN | EXIT_UD, [VMX_EXIT_HLT] = INSN | EXIT_HLT, [VMX_EXIT_INVD] = INSN | EXIT_INVD,
+    [VMX_EXIT_INVLPG] = INSN | EXIT_INVLPG, [VMX_EXIT_RDPMC] = INSN | EXIT_RDPMC, [VMX_EXIT_RDTSC] = INSN | EXIT_RDTSC, [VMX_EXIT_RSM] = INSN | EXIT_UD,
+    [VMX_EXIT_VMCALL] = INSN | EXIT_HYPERCALL, [VMX_EXIT_VMCLEAR] = INSN | EXIT_UD, [VMX_EXIT_VMLAUNCH] = INSN | EXIT_UD,
+    [VMX_EXIT_VMPTRLD] = INSN | EXIT_UD, [VMX_EXIT_VMPTRST] = INSN | EXIT_UD, [VMX_EXIT_VMREAD] = INSN | EXIT_UD, [VMX_EXIT_VMRESUME] = INSN | EXIT_UD,
+    [VMX_EXIT_VMWRITE] = INSN | EXIT_UD, [VMX_EXIT_VMXOFF] = INSN | EXIT_UD, [VMX_EXIT_VMXON] = INSN | EXIT_UD, [VMX_EXIT_IO] = INSN | EXIT_PIO,
+    [VMX_EXIT_RDMSR] = INSN | EXIT_RDMSR, [VMX_EXIT_WRMSR] = INSN | EXIT_WRMSR, [VMX_EXIT_MWAIT] = INSN | EXIT_MWAIT, [VMX_EXIT_MONITOR] = INSN | EXIT_MONITOR,
+    [VMX_EXIT_PAUSE] = INSN | EXIT_PAUSE, [VMX_EXIT_TPR_BELOW] = EXIT_TPR_BELOW, [VMX_EXIT_GDTR_IDTR] = INSN | EXIT_UD, [VMX_EXIT_LDTR_TR] = INSN | EXIT_UD,
+    [VMX_EXIT_INVEPT] = INSN | EXIT_UD, [VMX_EXIT_RDTSCP] = INSN | EXIT_RDTSCP, [VMX_EXIT_PREEMPT_TIMER] = EXIT_TIMER, [VMX_EXIT_INVVPID] = INSN | EXIT_UD,
+    [VMX_EXIT_WBINVD] = INSN | EXIT_WBINVD, [VMX_EXIT_XSETBV] = INSN | EXIT_XSETBV, [VMX_EXIT_RDRAND] = INSN | EXIT_UD, [VMX_EXIT_INVPCID] = INSN | EXIT_UD,
+    [VMX_EXIT_VMFUNC] = INSN | EXIT_UD, [VMX_EXIT_ENCLS] = INSN | EXIT_UD, [VMX_EXIT_RDSEED] = INSN | EXIT_UD, [VMX_EXIT_XSAVES] = INSN | EXIT_UD,
+    [VMX_EXIT_XRSTORS] = INSN | EXIT_UD, [VMX_EXIT_PCONFIG] = INSN | EXIT_UD, [VMX_EXIT_UMWAIT] = INSN | EXIT_UD, [VMX_EXIT_TPAUSE] = INSN | EXIT_UD,
+    [VMX_EXIT_CR] = INSN | EXIT_CR, [VMX_EXIT_TASK_SWITCH] = INSN | EXIT_TASK_SWITCH,
+};
+
+static enum exit_kind kind_of(struct vcpu *v, struct exit *e, uint32_t reason)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    switch (reason) {           /* all of it: a failed entry has bit 31 set */
+    case VMX_EXIT_EXT_INTR: case VMX_EXIT_SMI: case VMX_EXIT_IO_SMI: case VMX_EXIT_INIT:
+        return EXIT_HOST_INTR;
+    case VMX_EXIT_EPT_VIOLATION:
+        return nested_fault(x, e, x->last.qualification = vmread(VMCS_QUALIFICATION));
+    case VMX_EXIT_DR:
+        return debug_registers(v);
+    }
+    uint8_t p = reason < ARRAY_SIZE(plain) ? plain[reason] : 0;
+    if (p & INSN)
+        e->insn_len = (uint8_t)vmread(VMCS_EXIT_INSN_LEN);
+    if (p && p != (INSN | EXIT_PIO) && p != (INSN | EXIT_CR) && p != (INSN | EXIT_TASK_SWITCH))
+        return p & ~INSN;
+    uint64_t q = x->last.qualification = vmread(VMCS_QUALIFICATION);
+    switch (reason) {
+    case VMX_EXIT_EXCEPTION: return exception(v, e, q);
+    case VMX_EXIT_IO: return pio(e, q);
+    case VMX_EXIT_CR: return control(e, q);
+    case VMX_EXIT_TASK_SWITCH: return task_switch(x, e, q);
+    case VMX_EXIT_MACHINE_CHECK: case VMX_REASON_ENTRY_FAILED | VMX_EXIT_MACHINE_CHECK: return machine_check(e);
+    }
+    return fatal(v, e, reason, q);
+}
+
+void vmx_translate(struct vcpu *v, struct exit *e, uint32_t reason)
+{
+    e->rip = v->rip;
+    e->insn_len = e->nbytes = 0;
+    e->next_rip = 0;
+    e->kind = kind_of(v, e, reason);
+}

@@ -1,0 +1,516 @@
+/* VT-x behind struct hv_ops. */
+#include "kernel/vmx/vmx.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "kernel/lib/log.h"
+#include "kernel/x86/cpu.h"
+#include "kernel/x86/percpu.h"
+
+enum { IO_BITMAP_ORDER = 1, APIC_TPR = 0x80, INVEPT_SINGLE = 1, INVEPT_ALL = 2, INVVPID_SINGLE = 1, INVVPID_ALL = 2, VPIDS = 4096 };
+
+struct vmx_features vmx_features;
+static hpa_t io_bitmaps;                /* all ports intercepted; shared by all VMs, never written after probe */
+static uint64_t vpids[VPIDS / 64];      /* in use, atomics only; 0 is the host's */
+
+hpa_t vmx_io_bitmap(unsigned half) { return io_bitmaps + half * PAGE_SIZE; }
+
+static struct vmx_cpu *this_vmx(void) { return this_cpu()->hv; }
+
+bool vmx_own(const struct vcpu *v) { return vmx_of(v)->thread == thread_self(); }
+
+/* ---- Instructions.  A failure that only a host bug can cause ends the host. ---- */
+
+void vmx_field_failed(enum vmcs_field f, bool write)
+{
+    panic("VT-x: %s of VMCS field %04x failed", write ? "VMWRITE" : "VMREAD", f);
+}
+
+static bool vmxon(hpa_t region)
+{
+    bool bad;
+    __asm__ volatile("vmxon %1" : "=@ccbe"(bad) : "m"(region) : "memory");
+    return !bad;
+}
+
+static void vmclear(hpa_t vmcs)
+{
+    bool bad;
+    __asm__ volatile("vmclear %1" : "=@ccbe"(bad) : "m"(vmcs) : "memory");
+    ASSERT(!bad);
+}
+
+static void vmptrld(hpa_t vmcs)
+{
+    bool bad;
+    __asm__ volatile("vmptrld %1" : "=@ccbe"(bad) : "m"(vmcs) : "memory");
+    ASSERT(!bad);
+}
+
+static void invept(uint64_t type, uint64_t eptp)
+{
+    struct { uint64_t eptp, zero; } d = { eptp, 0 };
+    bool bad;
+    __asm__ volatile("invept %1, %2" : "=@ccbe"(bad) : "m"(d), "r"(type) : "memory");
+    ASSERT(!bad);
+}
+
+static void invvpid(uint64_t type, uint16_t vpid)
+{
+    struct { uint64_t vpid, linear; } d = { vpid, 0 };
+    bool bad;
+    __asm__ volatile("invvpid %1, %2" : "=@ccbe"(bad) : "m"(d), "r"(type) : "memory");
+    ASSERT(!bad);
+}
+
+/* ---- CPU ---- */
+
+/* Controls that are wanted if they exist are `may`; those without which nothing works are `must`.  False: a `must` is missing. */
+static bool controls(uint32_t msr, uint64_t must, uint64_t may, uint32_t *out)
+{
+    uint64_t cap = rdmsr(msr), fixed = (uint32_t)cap, allowed = cap >> 32;
+    *out = (uint32_t)((must | may | fixed) & allowed);
+    return !(must & ~allowed);
+}
+
+/* The first thing that is missing, as a noun. */
+static const char *read_features(void)
+{
+    struct vmx_features *f = &vmx_features;
+    uint64_t basic = rdmsr(MSR_VMX_BASIC);
+    f->revision = (uint32_t)(basic & VMX_BASIC_REVISION);
+    if (!(basic & VMX_BASIC_TRUE_CTLS) || (basic >> VMX_BASIC_TYPE_SHIFT & 15) != MEMTYPE_WB)
+        return "a VMCS in write-back memory with flexible controls";
+    if (!controls(MSR_VMX_TRUE_PIN, PIN_EXT_INTR | PIN_NMI | PIN_VIRTUAL_NMI, 0, &f->pin))
+        return "virtual NMIs";
+    if (!controls(MSR_VMX_TRUE_PRIMARY, PRI_TSC_OFFSET | PRI_HLT | PRI_MWAIT | PRI_MONITOR | PRI_RDPMC | PRI_TPR_SHADOW | PRI_MOV_DR | PRI_IO_BITMAPS |
+                  PRI_MSR_BITMAPS | PRI_SECONDARY, 0, &f->primary) || (f->primary & (PRI_CR3_LOAD | PRI_CR3_STORE | PRI_INVLPG)))
+        return "secondary controls, MSR bitmaps or the TPR shadow";
+    if (!controls(MSR_VMX_SECONDARY, SEC_EPT | SEC_UNRESTRICTED | SEC_WBINVD, SEC_RDTSCP | SEC_VPID | SEC_PAUSE_LOOP | SEC_INVPCID, &f->secondary))
+        return f->secondary & SEC_EPT ? "unrestricted guests" : "EPT";
+    if (!controls(MSR_VMX_TRUE_EXIT, EXC_SAVE_DEBUG | EXC_HOST_64 | EXC_SAVE_PAT | EXC_LOAD_PAT | EXC_SAVE_EFER | EXC_LOAD_EFER, 0, &f->exit) ||
+        !controls(MSR_VMX_TRUE_ENTRY, ENC_LOAD_DEBUG | ENC_LOAD_PAT | ENC_LOAD_EFER, 0, &f->entry))
+        return "switching of EFER and PAT";
+    f->ept_vpid = rdmsr(MSR_VMX_EPT_VPID_CAP);
+    const uint64_t need = EPT_CAP_WALK4 | EPT_CAP_WB | EPT_CAP_2M | EPT_CAP_INVEPT | EPT_CAP_INVEPT_ALL;
+    if ((f->ept_vpid & need) != need)
+        return "EPT with four levels, write-back tables, 2 MiB pages and INVEPT";
+    if (!cpu_has(FEAT_NX))
+        return "NX";
+    f->ept_ad = f->ept_vpid & EPT_CAP_AD;
+    f->rdtscp = (f->secondary & SEC_RDTSCP) && cpu_has(FEAT_RDTSCP);
+    f->pause_loop = f->secondary & SEC_PAUSE_LOOP;
+    f->vpid = (f->secondary & SEC_VPID) && (f->ept_vpid & VPID_CAP_INVVPID) && (f->ept_vpid & VPID_CAP_ALL);
+    f->cr0_must = rdmsr(MSR_VMX_CR0_FIXED0), f->cr0_may = rdmsr(MSR_VMX_CR0_FIXED1);
+    f->cr4_must = rdmsr(MSR_VMX_CR4_FIXED0), f->cr4_may = rdmsr(MSR_VMX_CR4_FIXED1);
+    return NULL;
+}
+
+/* cpu_on runs in interrupt context: what each CPU needs is made here. */
+static int make_cpu(unsigned cpu)
+{
+    struct vmx_cpu *c = kzalloc(sizeof *c);
+    hpa_t region = page_alloc(ORDER_4K, PAGE_ZERO);
+    if (!c || !region)
+        return -ENOMEM;
+    *(uint32_t *)pa_to_va(region) = vmx_features.revision;
+    c->vmxon = region;
+    percpu_of(cpu)->hv = c;
+    return 0;
+}
+
+/* IA32_FEATURE_CONTROL of this CPU: firmware may have left it open, then it is ours to set; or locked with VMX off. */
+static bool firmware_allows(char *err, size_t errlen)
+{
+    uint64_t ctl;
+    if (!rdmsr_safe(MSR_FEATURE_CONTROL, &ctl))
+        return true;            /* a hypervisor below us that hides it: VMXON will tell */
+    if (!(ctl & FEATCTL_LOCKED))
+        return wrmsr_safe(MSR_FEATURE_CONTROL, ctl | FEATCTL_LOCKED | FEATCTL_VMX);
+    if (ctl & FEATCTL_VMX)
+        return true;
+    snprintf(err, errlen, "VT-x is switched off and locked by the firmware; enable \"Intel Virtualization Technology\" in its CPU set-up");
+    return false;
+}
+
+static int vmx_probe(char *err, size_t errlen)
+{
+    if (!cpu_has(FEAT_VMX)) {
+        snprintf(err, errlen, "this CPU (%s) has no VT-x", cpu_info.brand);
+        return -ENOTSUP;
+    }
+    if (!firmware_allows(err, errlen))
+        return -ENOTSUP;
+    const char *missing = read_features();
+    if (missing) {
+        snprintf(err, errlen, "this CPU's VT-x lacks %s, which Joist needs", missing);
+        return -ENOTSUP;
+    }
+    io_bitmaps = page_alloc(IO_BITMAP_ORDER, 0);
+    int failed = !io_bitmaps;
+    for (unsigned cpu = 0; !failed && cpu < percpu_count; cpu++)
+        failed = make_cpu(cpu);
+    if (failed) {
+        snprintf(err, errlen, "no memory for VT-x on %u CPUs", percpu_count);
+        return -ENOMEM;
+    }
+    memset(pa_to_va(io_bitmaps), 0xff, PAGE_SIZE << IO_BITMAP_ORDER);
+    vpids[0] = 1;
+    vmm_host.nested = &pt_ept;
+    vmm_host.max_leaf = vmx_features.ept_vpid & EPT_CAP_1G ? ORDER_1G : ORDER_2M;
+    log_info("vmx", "EPT%s%s, unrestricted guest%s%s", vmx_features.ept_vpid & EPT_CAP_1G ? " with 1 GiB pages" : "", vmx_features.ept_ad ? ", accessed and dirty" : "",
+             vmx_features.vpid ? ", VPID" : "", vmx_features.pause_loop ? ", PAUSE-loop exits" : "");
+    return 0;
+}
+
+static int vmx_cpu_on(unsigned cpu, char *err, size_t errlen)
+{
+    struct vmx_cpu *c = this_vmx();
+    if (!firmware_allows(err, errlen))
+        return -ENOTSUP;
+    write_cr0(read_cr0() | (vmx_features.cr0_must & ~(CR0_PE | CR0_PG)));
+    write_cr4(read_cr4() | CR4_VMXE);
+    if (!vmxon(c->vmxon)) {
+        write_cr4(read_cr4() & ~CR4_VMXE);
+        snprintf(err, errlen, "CPU %u refuses VMXON; another hypervisor or the firmware may be using VT-x", cpu);
+        return -ENOTSUP;
+    }
+    c->on = true;
+    invept(INVEPT_ALL, 0);      /* what a hypervisor before us left behind */
+    if (vmx_features.vpid)
+        invvpid(INVVPID_ALL, 0);
+    return 0;
+}
+
+/* INIT is blocked in VMX operation: a CPU that stays in it can be neither reset nor started again. */
+static void vmx_cpu_off(unsigned cpu)
+{
+    struct vmx_cpu *c = this_vmx();
+    if (!c || !c->on)
+        return;
+    c->on = false;
+    __asm__ volatile("vmxoff" ::: "cc", "memory");
+    write_cr4(read_cr4() & ~CR4_VMXE);
+}
+
+/* ---- VM and vCPU ---- */
+
+/* A VPID of its own for each vCPU.  When they run out (there is room for thousands) a vCPU goes without and its transitions flush. */
+static uint16_t vpid_take(void)
+{
+    for (unsigned n = 0; vmx_features.vpid && n < VPIDS; n++)
+        if (!(atomic_load_relaxed(&vpids[n / 64]) & BIT(n % 64)) && !(atomic_or(&vpids[n / 64], BIT(n % 64)) & BIT(n % 64)))
+            return (uint16_t)n;
+    return 0;
+}
+
+static void vmx_vcpu_reset(struct vcpu *v)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    x->fresh = true;
+    x->event = 0, x->offer.valid = false, x->nmi_window = false, x->interruptibility = 0;
+    x->dr_loaded = false;
+    memset(x->dr, 0, sizeof x->dr);
+}
+
+static int vmx_vcpu_init(struct vcpu *v)
+{
+    struct vmx_vcpu *x = kzalloc(sizeof *x);
+    hpa_t pa = x ? page_alloc(ORDER_4K, PAGE_ZERO) : 0;
+    if (!pa) {
+        kfree(x);
+        return -ENOMEM;
+    }
+    *(uint32_t *)pa_to_va(pa) = vmx_features.revision;
+    x->vmcs = pa, x->cpu = VMX_NOWHERE, x->vpid = vpid_take();
+    x->eptp = v->vm->nested.root | EPTP_WB | EPTP_WALK4 | (vmx_features.ept_ad ? EPTP_AD : 0);
+    v->hv = x;
+    vmx_vcpu_reset(v);
+    return 0;
+}
+
+static void vmx_vcpu_fini(struct vcpu *v)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    ASSERT(x->cpu == VMX_NOWHERE);
+    if (x->vpid)
+        atomic_and(&vpids[x->vpid / 64], ~BIT(x->vpid % 64));
+    page_free(x->vmcs, ORDER_4K);
+    kfree(x);
+    v->hv = NULL;
+}
+
+static void set_primary(struct vmx_vcpu *x, uint32_t bits, bool on)
+{
+    uint32_t want = on ? x->primary | bits : x->primary & ~bits;
+    if (want != x->primary)
+        vmwrite(VMCS_PRIMARY, x->primary = want);
+}
+
+/* Debug registers: DR0-3 and DR6 are switched only for guests that use them; until then every access exits. */
+static void debug_in_cpu(struct vmx_vcpu *x)
+{
+    write_dr0(x->dr[0]), write_dr1(x->dr[1]), write_dr2(x->dr[2]), write_dr3(x->dr[3]), write_dr6(x->dr6);
+    set_primary(x, (uint32_t)PRI_MOV_DR, false);
+    x->dr_loaded = true;
+}
+
+void vmx_load_debug(struct vcpu *v)
+{
+    preempt_disable();
+    debug_in_cpu(vmx_of(v));
+    preempt_enable();
+}
+
+static void debug_out_of_cpu(struct vmx_vcpu *x)
+{
+    x->dr[0] = read_dr0(), x->dr[1] = read_dr1(), x->dr[2] = read_dr2(), x->dr[3] = read_dr3(), x->dr6 = read_dr6();
+    set_primary(x, (uint32_t)PRI_MOV_DR, true);
+    x->dr_loaded = false;
+}
+
+static void load_xcr0(struct vmx_vcpu *x, uint64_t xcr0)
+{
+    if (cpu_has(FEAT_XSAVE) && x->xcr0_loaded != xcr0)
+        xsetbv(0, xcr0);
+    x->xcr0_loaded = xcr0;
+}
+
+static void vmx_load(struct vcpu *v, bool migrated)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    ASSERT(x->cpu == VMX_NOWHERE);
+    x->thread = thread_self();
+    x->cpu = cpu_index();
+    vmptrld(x->vmcs);
+    x->launched = false;
+    if (migrated)
+        x->flush_linear = x->flush_nested = true;       /* what this CPU knows may be from an earlier stay */
+    x->xcr0_loaded = cpu_info.xcr0;
+    load_xcr0(x, v->xcr0);
+    vmx_lazy_load(x);
+    write_cr2(x->cr2);
+    if (x->fresh)
+        return;
+    vmx_vmcs_host();
+    if (vmread(VMCS_GUEST_DR7) & 0xff)
+        debug_in_cpu(x);
+}
+
+static void vmx_put(struct vcpu *v)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    ASSERT(x->cpu == cpu_index());
+    vmx_lazy_put(x);
+    x->cr2 = read_cr2();
+    load_xcr0(x, cpu_info.xcr0);                /* the scheduler saves vector state under the host's XCR0 */
+    if (x->dr_loaded)
+        debug_out_of_cpu(x);
+    vmclear(x->vmcs);
+    x->cpu = VMX_NOWHERE;
+}
+
+/* ---- Entry ---- */
+
+static bool above_tpr(const struct vcpu *v, const struct event_info *ev)
+{
+    return (v->irq_offered & IRQ_EXTINT) || !v->has_irqchip || (ev->vector & 0xf0) > (v->irqchip.page[APIC_TPR] & 0xf0);
+}
+
+/*
+ * The one event of this entry.  An offered interrupt is injected when the guest can take it; else the exit that comes once it can is asked for: TPR threshold
+ * or interrupt window.
+ */
+static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
+{
+    uint32_t event = x->event, threshold = 0;
+    bool window = false;
+    x->offer_injected = false;
+    if (x->offer.valid) {
+        if (!above_tpr(v, &x->offer))
+            threshold = x->offer.vector >> 4;
+        else if (event || !(v->rflags & RFLAGS_IF) || (x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS)))
+            window = true;
+        else
+            x->offer_injected = true, event = (uint32_t)VEC_VALID | x->offer.vector;
+    }
+    set_primary(x, (uint32_t)PRI_INTR_WINDOW, window);
+    set_primary(x, (uint32_t)PRI_NMI_WINDOW, x->nmi_window);
+    if (threshold != x->tpr_threshold)
+        vmwrite(VMCS_TPR_THRESHOLD, x->tpr_threshold = threshold);
+    if (event == x->entry_event)
+        return;
+    vmwrite(VMCS_ENTRY_EVENT, x->entry_event = event);
+    if (event & VEC_ERROR)
+        vmwrite(VMCS_ENTRY_ERROR, x->event_error);
+}
+
+static void flush(struct vmx_vcpu *x)
+{
+    if (x->flush_nested)
+        invept(vmx_features.ept_vpid & EPT_CAP_INVEPT_SINGLE ? INVEPT_SINGLE : INVEPT_ALL, x->eptp);
+    if (x->flush_linear && x->vpid)
+        invvpid(vmx_features.ept_vpid & VPID_CAP_SINGLE ? INVVPID_SINGLE : INVVPID_ALL, x->vpid);
+    x->flush_linear = x->flush_nested = false;
+}
+
+static void prepare_new(struct vcpu *v, struct vmx_vcpu *x)
+{
+    if (x->fresh)
+        vmx_vmcs_init(v);
+    vmx_write_state(v, &x->late, x->late_groups);
+    x->late_groups = 0;
+}
+
+static void prepare(struct vcpu *v, struct vmx_vcpu *x)
+{
+    if (unlikely(x->fresh || x->late_groups))
+        prepare_new(v, x);
+    if (unlikely(x->xcr0_loaded != v->xcr0))
+        load_xcr0(x, v->xcr0);
+    if (unlikely(x->tsc_changed)) {
+        vmwrite(VMCS_TSC_OFFSET, (uint64_t)x->tsc_offset);
+        x->tsc_changed = false;
+    }
+    choose_event(v, x);
+    if (x->rip != v->rip)
+        vmwrite(VMCS_GUEST_RIP, x->rip = v->rip);
+    if (x->rsp != v->gpr[RSP])
+        vmwrite(VMCS_GUEST_RSP, x->rsp = v->gpr[RSP]);
+    if (x->rflags != v->rflags)
+        vmwrite(VMCS_GUEST_RFLAGS, x->rflags = v->rflags);
+    /* SDM "Checks on Guest Non-Register State": a shadow that ends with the next instruction keeps a single-step trap pending. */
+    if (unlikely((v->rflags & RFLAGS_TF) && (x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS))))
+        vmwrite(VMCS_PENDING_DEBUG, PENDING_DB_BS);
+    if (unlikely(x->flush_linear || x->flush_nested))
+        flush(x);
+}
+
+/*
+ * An exit came in the middle of delivering an event.  Software interrupts and exceptions are executed again.  An offered interrupt stays on offer, as if it had
+ * not been injected.  SDM "Information for VM Exits That Occur During Event Delivery".
+ */
+static void cut_short(struct vcpu *v, struct vmx_vcpu *x, uint32_t info)
+{
+    enum vmx_event_type type = (enum vmx_event_type)((info & VEC_TYPE) >> VEC_TYPE_SHIFT);
+    if (type == VEC_NMI) {      /* its delivery had blocked NMIs already */
+        x->interruptibility &= ~(uint32_t)BLOCK_NMI;
+        vmwrite(VMCS_INTERRUPTIBILITY, x->interruptibility);
+    }
+    if (type == VEC_EXT_INTR && x->offer_injected)
+        x->offer_injected = false;
+    else if (type == VEC_EXT_INTR || type == VEC_NMI || type == VEC_HW_EXC)
+        v->reinject = (struct event_info){
+            .type = (enum event_type)type, .vector = (uint8_t)(info & VEC_VECTOR), .valid = true, .has_error = info & VEC_ERROR,
+            .error = info & VEC_ERROR ? (uint32_t)vmread(VMCS_IDT_ERROR) : 0,
+        };
+}
+
+static void take_stock(struct vcpu *v, struct vmx_vcpu *x)
+{
+    x->rip = v->rip = vmread(VMCS_GUEST_RIP);
+    x->rsp = v->gpr[RSP] = vmread(VMCS_GUEST_RSP);
+    x->rflags = v->rflags = vmread(VMCS_GUEST_RFLAGS);
+    x->interruptibility = (uint32_t)vmread(VMCS_INTERRUPTIBILITY);
+    v->shadow = x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS);
+    x->event = x->entry_event = 0;
+    x->last.idt_event = (uint32_t)vmread(VMCS_IDT_EVENT);
+    if (unlikely(x->last.idt_event & VEC_VALID))
+        cut_short(v, x, x->last.idt_event);
+    if (x->offer_injected) {
+        v->irq_taken = true;
+        x->offer.valid = false;
+    }
+}
+
+/* Interrupts off.  An NMI that ended the guest's time has been acknowledged by the exit; the host's handler has not run. */
+static void host_nmi(void)
+{
+    uint32_t info = (uint32_t)vmread(VMCS_EXIT_EVENT);
+    if ((info & VEC_TYPE) >> VEC_TYPE_SHIFT == VEC_NMI)
+        __asm__ volatile("int $2" ::: "memory");
+}
+
+static void vmx_run(struct vcpu *v, struct exit *e)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    prepare(v, x);
+    irq_disable();
+    if (unlikely(!vcpu_may_enter(v))) {
+        irq_enable();
+        e->kind = EXIT_INTERNAL;
+        e->rip = v->rip;
+        return;
+    }
+    ASSERT(x->cpu == cpu_index());
+    bool refused = vmx_enter(v->gpr, x->launched, &x->host_rsp);
+    vcpu_left_guest(v);
+    uint32_t reason = refused ? (uint32_t)VMX_REFUSED | (uint32_t)vmread(VMCS_INSN_ERROR) : (uint32_t)vmread(VMCS_EXIT_REASON);
+    if (reason == VMX_EXIT_EXCEPTION)
+        host_nmi();
+    irq_enable();
+    x->last.reason = reason;
+    if (likely(!(reason & (VMX_REASON_ENTRY_FAILED | VMX_REFUSED)))) {
+        x->launched = true;
+        take_stock(v, x);
+    }
+    vmx_translate(v, e, reason);
+}
+
+/* ---- Events ---- */
+
+static void vmx_inject(struct vcpu *v, const struct event_info *ev)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    if (ev->type == EVENT_INTR && !v->reinject.valid) {
+        x->offer = *ev;
+        return;
+    }
+    x->event = (uint32_t)VEC_VALID | ev->vector | (uint32_t)ev->type << VEC_TYPE_SHIFT;
+    /* In real mode there are no error codes. */
+    if (ev->has_error && (vcpu_state(v, ST_CRS)->cr0 & CR0_PE)) {
+        x->event |= (uint32_t)VEC_ERROR;
+        x->event_error = ev->error;
+    }
+}
+
+static bool vmx_can_inject(struct vcpu *v, enum event_type type)
+{
+    const struct vmx_vcpu *x = vmx_of(v);
+    if (x->event)
+        return false;
+    if (type == EVENT_NMI)      /* some CPUs hold an NMI back after STI, too */
+        return !(x->interruptibility & (BLOCK_NMI | BLOCK_MOV_SS | BLOCK_STI));
+    return (v->rflags & RFLAGS_IF) && !v->shadow;
+}
+
+/* Only NMIs need one: an offer finds its own (choose_event). */
+static void vmx_want_window(struct vcpu *v, unsigned windows) { vmx_of(v)->nmi_window = windows & WINDOW_NMI; }
+
+static void vmx_flush(struct vcpu *v, enum hv_flush what)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    if (what == FLUSH_NESTED)
+        x->flush_nested = true;
+    else
+        x->flush_linear = true;
+}
+
+static void vmx_set_tsc(struct vcpu *v, int64_t offset)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    x->tsc_offset = offset;
+    x->tsc_changed = true;
+}
+
+static void vmx_apic_sync(struct vcpu *v, bool to_guest) {}     /* the CPU works on the LAPIC's own page */
+
+const struct hv_ops vmx_ops = {
+    .name = "VT-x", .probe = vmx_probe, .cpu_on = vmx_cpu_on, .cpu_off = vmx_cpu_off,
+    .vm_init = vmx_msr_init, .vm_fini = vmx_msr_fini, .vcpu_init = vmx_vcpu_init, .vcpu_fini = vmx_vcpu_fini, .vcpu_reset = vmx_vcpu_reset,
+    .load = vmx_load, .put = vmx_put, .run = vmx_run, .get_state = vmx_get_state, .set_state = vmx_set_state, .get_code = vmx_get_code, .get_seg = vmx_get_seg,
+    .inject = vmx_inject, .can_inject = vmx_can_inject, .want_window = vmx_want_window, .flush = vmx_flush, .set_tsc = vmx_set_tsc,
+    .set_pass = vmx_set_pass, .apic_sync = vmx_apic_sync, .dump = vmx_dump,
+};

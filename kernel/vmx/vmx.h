@@ -1,0 +1,120 @@
+/*
+ * VT-x back-end: what its files share.  Intel SDM vol 3 (325384-081), chapters "Virtual Machine Control Structures" to "VM Exits".
+ *
+ * A VMCS is active on one CPU at most, from load to put: put VMCLEARs it, so that its whole state is in memory whenever its thread is not on a CPU.
+ * VMREAD and VMWRITE are done by the vCPU's own thread only.  What others change while the vCPU stands still is kept in `late` and written before the next entry.
+ */
+#pragma once
+#include "kernel/hw/vmx.h"
+#include "kernel/vmm/vcpu.h"
+
+enum { VMX_NOWHERE = ~0u };
+#define VMX_REFUSED     BIT(29)         /* instead of an exit reason: VMLAUNCH or VMRESUME failed with this VM-instruction error */
+
+/* One per host CPU, behind percpu.hv. */
+struct vmx_cpu {
+    hpa_t vmxon;
+    bool on;
+};
+
+/* MSRs that VMX does not switch: the guest's are in the CPU while the vCPU is loaded. */
+enum { LAZY_STAR, LAZY_LSTAR, LAZY_CSTAR, LAZY_SFMASK, LAZY_KERNEL_GS, LAZY_TSC_AUX, LAZY_MSRS };
+
+struct vmx_vcpu {
+    hpa_t vmcs;
+    unsigned cpu;               /* where the VMCS is active, or VMX_NOWHERE */
+    bool launched;
+    bool fresh;                 /* control and host fields are to be written before the next entry */
+    unsigned late_groups;       /* ST_ groups that `late` holds and the VMCS does not yet */
+    struct cpu_state late;
+
+    /* What the VMCS holds, where it is compared before it is written. */
+    uint64_t rip, rsp, rflags;
+    uint32_t primary, tpr_threshold, interruptibility;
+    uint64_t host_rsp;
+
+    /* Events for the next entry. */
+    struct event_info offer;    /* external interrupt, delivered when the guest can take it */
+    uint32_t event, event_error;        /* VM-entry interruption information; 0: none */
+    uint32_t entry_event;       /* what the VMCS holds of it; an exit makes it 0 */
+    bool offer_injected;        /* this entry delivers the offer */
+    bool nmi_window;
+
+    bool flush_linear, flush_nested;
+    bool tsc_changed;
+    int64_t tsc_offset;
+    uint16_t vpid;              /* 0: none, the CPU flushes at every transition */
+    uint64_t eptp;
+    uint64_t xcr0_loaded;
+    uint64_t lazy[LAZY_MSRS];   /* current while not loaded */
+    uint64_t dr[4], dr6;        /* current while !dr_loaded */
+    bool dr_loaded;
+    uint64_t cr2;               /* current while not loaded: VMX does not switch it, and the host takes no page faults */
+    uint64_t pdpte[4];          /* of a PAE guest whose control registers we changed */
+    struct { uint32_t reason, idt_event; uint64_t qualification; } last;       /* for dumps */
+    char why[160];              /* sentence of the last refused entry */
+    const struct thread *thread;        /* the vCPU's own, once it has been on a CPU */
+};
+
+/* Capability MSRs, read once; the wanted controls adjusted to them.  SDM appendix A. */
+extern struct vmx_features {
+    uint32_t revision;
+    uint32_t pin, primary, secondary, exit, entry;      /* as written to a new VMCS */
+    uint64_t cr0_must, cr0_may, cr4_must, cr4_may;
+    uint64_t ept_vpid;
+    bool vpid, pause_loop, ept_ad, rdtscp;
+} vmx_features;
+
+static inline struct vmx_vcpu *vmx_of(const struct vcpu *v) { return v->hv; }
+
+void vmx_field_failed(enum vmcs_field, bool write) __attribute__((noreturn, cold));
+
+static inline uint64_t vmread(enum vmcs_field f)
+{
+    uint64_t v;
+    bool bad;
+    __asm__ volatile("vmread %2, %0" : "=rm"(v), "=@ccbe"(bad) : "r"((uint64_t)f));
+    if (unlikely(bad))
+        vmx_field_failed(f, false);
+    return v;
+}
+
+static inline void vmwrite(enum vmcs_field f, uint64_t v)
+{
+    bool bad;
+    __asm__ volatile("vmwrite %1, %2" : "=@ccbe"(bad) : "rm"(v), "r"((uint64_t)f) : "memory");
+    if (unlikely(bad))
+        vmx_field_failed(f, true);
+}
+
+/* The n-th field after f in a row of equals (segments, EOI-exit bitmaps). */
+static inline enum vmcs_field vmcs_nth(enum vmcs_field f, unsigned n) { return (enum vmcs_field)(f + 2 * n); }
+
+/* enter.S: interrupts off; guest registers from and to gpr[16] (rsp excepted).  True: the entry was refused and the guest did not run. */
+bool vmx_enter(uint64_t gpr[16], bool launched, uint64_t *host_rsp);
+extern const char vmx_exit_point[];
+
+/* vmx.c */
+bool vmx_own(const struct vcpu *);      /* this is the vCPU's own thread: its VMCS may be accessed */
+hpa_t vmx_io_bitmap(unsigned half);     /* all ports intercepted */
+void vmx_load_debug(struct vcpu *);
+/* vmcs.c */
+void vmx_vmcs_init(struct vcpu *);      /* all fields but the guest state */
+void vmx_vmcs_host(void);               /* host state that depends on the CPU */
+void vmx_write_state(struct vcpu *, const struct cpu_state *, unsigned groups);
+void vmx_get_state(struct vcpu *, struct cpu_state *, unsigned groups);
+void vmx_get_code(struct vcpu *, struct cpu_state *);
+void vmx_get_seg(struct vcpu *, enum seg, struct cpu_seg *);
+void vmx_set_state(struct vcpu *, const struct cpu_state *, unsigned groups);
+void vmx_dump(struct vcpu *, void (*print)(void *, const char *), void *arg);
+/* check.c: why the CPU refuses this guest or these controls, as a sentence */
+const char *vmx_explain(struct vcpu *, uint32_t reason);
+/* exit.c */
+void vmx_translate(struct vcpu *, struct exit *, uint32_t reason);
+/* msr.c: one bitmap per VM, 4 KiB, all intercepted at first */
+int  vmx_msr_init(struct vm *);
+void vmx_msr_fini(struct vm *);
+hpa_t vmx_msr_bitmap(const struct vm *);
+void vmx_set_pass(struct vm *, enum hv_pass, uint32_t what, bool pass);
+void vmx_lazy_load(struct vmx_vcpu *);
+void vmx_lazy_put(struct vmx_vcpu *);
