@@ -13,6 +13,7 @@
 enum { KBD_IRQ = 1, RING = 64, MAX_DRAIN = 32 };
 #define ANSWER_NS 50000000ull
 #define POLL_NS   20000000ull
+#define PROBE_NS  250000000ull    /* until it is known whether interrupts come: an idle machine should stay idle */
 
 static struct {
     struct chan *chan;
@@ -134,7 +135,7 @@ static void kbd_thread(void *arg)
             event_wait(&kbd.event);
             continue;
         }
-        bool woken = event_wait_until(&kbd.event, clock_ns() + POLL_NS);
+        bool woken = event_wait_until(&kbd.event, clock_ns() + (kbd.polled ? POLL_NS : PROBE_NS));
         bool full = !woken && inb(I8042_STATUS) & I8042_STS_OBF;
         if (full && waited && !kbd.polled && !atomic_load(&kbd.irqs)) {
             kbd.polled = true;
