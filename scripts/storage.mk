@@ -18,6 +18,17 @@ $(B)/storage/%: $(B)/opt/tests/storage/%.o $(patsubst %.c,$(B)/opt/%.o,$(storage
 $(storage_tools): $(B)/%: $(B)/opt/tools/%.o $(patsubst %.c,$(B)/opt/%.o,$(filter-out $(storage_tools:$(B)/%=tools/%.c),$(wildcard tools/*.c))) $(B)/opt/storage.a
 	$(Q)$(CC) $(STORAGE_FLAGS) $^ $(STORAGE_LIBS) -o $@
 
+
+# The same under the thread sanitizer.
+TSAN := -fsanitize=thread -fno-omit-frame-pointer
+storage_tsan := $(patsubst %.c,$(B)/tsan/%.o,$(storage_src) $(storage_test_src) tests/storage/stress.c)
+$(B)/tsan/%.o: %.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(filter-out -Werror,$(STORAGE_FLAGS)) $(TSAN) -MMD -MP -c $< -o $@
+$(B)/storage/stress_tsan: $(storage_tsan)
+	$(Q)$(CC) $(STORAGE_FLAGS) $(TSAN) $^ $(STORAGE_LIBS) -o $@
+
 tools: $(storage_tools)
+test-built: $(B)/storage/stress_tsan
 test-built: $(storage_progs) $(storage_tools)
 .PHONY: tools

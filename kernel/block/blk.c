@@ -78,7 +78,8 @@ static int check(const struct blk *b, const struct blk_req *r)
         return err;
     if (r->op == BLK_FLUSH)
         return r->off || r->len ? -EINVAL : 0;
-    if ((r->off | r->len) & (b->limits.block - 1) || r->off > b->size || r->len > b->size - r->off)
+    uint64_t size = atomic_load_relaxed(&b->size);      /* may grow while requests are in flight */
+    if ((r->off | r->len) & (b->limits.block - 1) || r->off > size || r->len > size - r->off)
         return -EINVAL;
     if ((r->op == BLK_READ || r->op == BLK_WRITE) && iov_len(r->iov, r->niov) < r->len)
         return -EINVAL;

@@ -248,7 +248,8 @@ int bt_le(struct btree *b, struct fs_key *key, void *val, unsigned *len) { retur
 
 bool node_is_shared(struct btree *b, struct node *n, int *err)
 {
-    if (b->kind != NODE_EXT || (n->gen == b->fs->gen && b->fs->last_clone != b->fs->gen))
+    uint64_t gen = atomic_load_relaxed(&b->fs->gen);
+    if (b->kind != NODE_EXT || (n->gen == gen && atomic_load_relaxed(&b->fs->last_clone) != gen))
         return false;
     int ref = space_ref(b->fs, n->blk);
     if (ref < 1)
@@ -294,7 +295,7 @@ static void drops_queue(struct fs *fs, struct list *drops)
 {
     spin_lock(&fs->cache_lock);
     list_splice(&fs->drops, drops);
-    fs->changed = true;
+    atomic_store_relaxed(&fs->changed, true);
     spin_unlock(&fs->cache_lock);
 }
 
@@ -339,10 +340,10 @@ static void drops_free(struct list *drops)
 static void bury(struct fs *fs, struct node *n, bool died)
 {
     spin_lock(&fs->cache_lock);
-    fs->changed = true;
+    atomic_store_relaxed(&fs->changed, true);
     if (died && n->dirty && n->refs == 1) {
         n->dirty = false;
-        fs->ndirty--;
+        atomic_store_relaxed(&fs->ndirty, fs->ndirty - 1);
         list_del(&n->link);
         list_append(&fs->lru, &n->link);
     }
@@ -709,25 +710,43 @@ static uint64_t leaf_blocks(struct node *n)
     return sum;
 }
 
+/* Data blocks under a node; a subtree that cannot be read counts as nothing, and shows in the check. */
+static uint64_t blocks_under(struct btree *b, struct node *n)
+{
+    uint64_t sum = leaf_blocks(n);
+    for (int i = 0; n->hdr.level && i < n->hdr.nitems; i++) {
+        struct node *child;
+        if (node_get(b->fs, node_child(n, i)->ptr, b->kind, &child))
+            continue;
+        if (child->hdr.level < n->hdr.level)
+            sum += blocks_under(b, child);
+        node_put(b->fs, child);
+    }
+    return sum;
+}
+
 /* Cut the last subtree off that is a leaf or shared. */
-int bt_drop_step(struct btree *b, struct txn *t, uint64_t *blocks)
+int bt_drop_step(struct btree *b, struct txn *t, uint64_t *blocks, uint64_t *first)
 {
     struct path p;
     struct node *n = NULL;
     int err = 0;
-    *blocks = 0;
+    *blocks = 0, *first = 0;
     if (!b->root.blk)
         return -ENOENT;
     err = node_get(b->fs, b->root, b->kind, &n);
     if (err)
         return err;
     bool whole = !n->hdr.level || node_is_shared(b, n, &err);
-    *blocks = leaf_blocks(n);
+    uint64_t in_root = whole ? blocks_under(b, n) : 0;
     node_put(b->fs, n);
+    if (!err && whole) {
+        err = drop_root(b);
+        *blocks = err ? 0 : in_root;
+        return err;
+    }
     if (err)
         return err;
-    if (whole)
-        return drop_root(b);
     struct fs_ptr ptr = b->root;
     p.depth = 0;
     for (;;) {                          /* p: private inner nodes; n: the node under the last, to be cut off or descended into */
@@ -738,11 +757,13 @@ int bt_drop_step(struct btree *b, struct txn *t, uint64_t *blocks)
         if (parent && (n->hdr.level != parent->hdr.level - 1))
             err = -EILSEQ;
         if (!err && parent && (!n->hdr.level || node_is_shared(b, n, &err)) && !err) {
-            *blocks = leaf_blocks(n);
+            uint64_t in_leaf = blocks_under(b, n);
             node_put(b->fs, n);
             err = bt_drop(b->fs, ptr);
-            if (!err)
+            if (!err) {
+                *blocks = in_leaf, *first = node_child(parent, p.i[p.depth - 1])->key.a;
                 unlink_child(b, &p, p.depth - 1);
+            }
             break;
         }
         if (!err)

@@ -300,7 +300,7 @@ static void compare_chunk(struct check *c, uint64_t index, uint16_t *real, uint6
         int bad = space_force(c->fs, index, real);
         mutex_unlock(&c->fs->space.lock);
         c->rep->fixed += !bad;
-        c->fs->changed = true;
+        atomic_store_relaxed(&c->fs->changed, true);
     }
 }
 
@@ -332,7 +332,7 @@ static void compare_space(struct check *c)
         if (c->flags & FS_CHECK_REPAIR && !fs_writable(c->fs)) {
             c->fs->space.free = free;
             c->rep->fixed++;
-            c->fs->changed = true;
+            atomic_store_relaxed(&c->fs->changed, true);
         }
     }
     kfree(real);

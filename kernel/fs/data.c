@@ -75,12 +75,12 @@ int64_t fs_read(struct fs_file *f, uint64_t off, void *buf, size_t len)
 int file_set_size(struct fs_file *f, uint64_t size)
 {
     struct txn t;
-    int err = txn_begin(f->fs, &t, f->fs->tree_cost, 0);
+    int err = txn_begin(f->fs, &t, atomic_load_relaxed(&f->fs->tree_cost), 0);
     if (!err) {
         inode_dirty(f, &t);
         f->rec.size = size;
         f->rec.mtime = clock_utc_ns();
-        f->fs->changed = true;
+        atomic_store_relaxed(&f->fs->changed, true);
         txn_end(f->fs, &t);
     }
     return err;
@@ -240,19 +240,20 @@ int fs_write(struct fs_file *f, uint64_t off, const void *buf, size_t len)
 int file_free(struct fs_file *f)
 {
     struct fs *fs = f->fs;
-    uint64_t blocks;
+    uint64_t blocks, first;
     int err = 0;
     mapped_gate(&f->m);
     while (!err && f->ext.root.blk) {
         struct txn t;
-        err = txn_begin(fs, &t, bt_cost(&f->ext, 1) + fs->tree_cost, TXN_FREES);
+        err = txn_begin(fs, &t, bt_cost(&f->ext, 1) + atomic_load_relaxed(&fs->tree_cost), TXN_FREES);
         if (err)
             break;
         inode_dirty(f, &t);
-        f->rec.size = 0;
-        err = bt_drop_step(&f->ext, &t, &blocks);
+        err = bt_drop_step(&f->ext, &t, &blocks, &first);
         f->rec.blocks -= MIN(blocks, f->rec.blocks);
-        fs->changed = true;
+        if (!err)                       /* the size goes along: nothing stale is left behind the end when this stops half-way */
+            f->rec.size = MIN(f->rec.size, bytes(first));
+        atomic_store_relaxed(&fs->changed, true);
         inode_dirty(f, &t);
         txn_end(fs, &t);
     }

@@ -156,7 +156,7 @@ static void remove_dir(struct change *c, uint64_t ino)
 static int begin(struct change *c, struct fs *fs, int keys, unsigned flags)
 {
     *c = (struct change){ .fs = fs };
-    int err = txn_begin(fs, &c->t, keys * fs->tree_cost, flags);
+    int err = txn_begin(fs, &c->t, keys * atomic_load_relaxed(&fs->tree_cost), flags);
     if (!err)
         mutex_lock(&fs->tree_lock);
     return err;
@@ -212,16 +212,20 @@ static int create_file(struct fs *fs, const char *path, unsigned flags, struct f
     uint64_t ino;
     bool csum = flags & FS_CSUM || (fs->super.flags & SUPER_CSUM_DATA && !(flags & FS_NOCSUM));
     struct inode_rec rec = { .type = FS_TYPE_FILE, .flags = csum ? INODE_CSUM : 0 };
-    int err = begin(&c, fs, 3, 0);
-    if (err)
+    struct fs_file *spare = kzalloc(sizeof *spare);
+    int err = spare ? begin(&c, fs, 3, 0) : -ENOMEM;
+    if (err) {
+        kfree(spare);
         return err;
+    }
     c.err = walk(fs, path, &p);
     if (!c.err && p.ino)
         c.err = p.type == FS_TYPE_DIR ? -EISDIR : flags & FS_EXCL ? -EEXIST : 0, ino = p.ino;
     else if (!c.err)
         create_at(&c, &p, &rec, &ino);
     if (!c.err)
-        c.err = inode_open(fs, ino, out);
+        c.err = inode_open_with(fs, ino, &spare, out);
+    kfree(spare);
     return end(&c);
 }
 
@@ -278,7 +282,7 @@ static int clone_locked(struct fs_file *src, const char *to)
     if (!c.err && rec.ext.blk) {
         c.err = space_add(fs, rec.ext.blk, 1);
         if (!c.err)
-            fs->last_clone = fs->gen;
+            atomic_store_relaxed(&fs->last_clone, fs->gen);
     }
     if (!c.err) {
         create_at(&c, &p, &rec, &ino);

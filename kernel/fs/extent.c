@@ -50,7 +50,8 @@ static int path_shared(struct btree *b, uint64_t lblk, bool *shared)
         err = node_get(b->fs, ptr, NODE_EXT, &n);
         if (err)
             break;
-        if (n->gen != b->fs->gen || b->fs->last_clone == b->fs->gen) {
+        uint64_t gen = atomic_load_relaxed(&b->fs->gen);
+        if (n->gen != gen || atomic_load_relaxed(&b->fs->last_clone) == gen) {
             uint64_t one;
             bool sole = true;
             err = space_sole(b->fs, n->blk, 1, &sole, &one);
@@ -224,7 +225,7 @@ static int edit_apply(struct edit *ed, int how, uint64_t new_size)
     if (new_size > f->rec.size)
         f->rec.size = new_size;
     f->rec.mtime = clock_utc_ns();
-    f->fs->changed = true;
+    atomic_store_relaxed(&f->fs->changed, true);
     return 0;
 }
 
@@ -239,7 +240,7 @@ int ext_edit(struct fs_file *f, int how, uint64_t lblk, const struct extent *to,
         if (to->flags & EXT_CSUM)
             memcpy(ed->put.rec.csum, to->csum, 4 * len);
     }
-    int err = txn_begin(f->fs, &ed->t, bt_cost(&f->ext, 3) + f->fs->tree_cost, how == EDIT_REMOVE ? TXN_FREES : 0);
+    int err = txn_begin(f->fs, &ed->t, bt_cost(&f->ext, 3) + atomic_load_relaxed(&f->fs->tree_cost), how == EDIT_REMOVE ? TXN_FREES : 0);
     if (!err) {
         inode_dirty(f, &ed->t);
         err = look_around(ed, to);

@@ -60,7 +60,7 @@ static struct fs_file *next_file(struct fs *fs)
 {
     spin_lock(&fs->queue_lock);
     struct list *l = list_pop(&fs->work);
-    bool more = !list_empty(&fs->work) || fs->stopping;
+    bool more = !list_empty(&fs->work) || atomic_load(&fs->stopping);
     spin_unlock(&fs->queue_lock);
     if (more)
         event_post(&fs->work_event);
@@ -127,7 +127,7 @@ static int file_resize(struct blk *b, uint64_t size)
     struct file_blk *fb = container_of(b, struct file_blk, blk);
     int err = fs_truncate(fb->f, size);
     if (!err)
-        b->size = ALIGN_DOWN(size, (uint64_t)b->limits.block);
+        atomic_store_relaxed(&b->size, ALIGN_DOWN(size, (uint64_t)b->limits.block));
     return err;
 }
 

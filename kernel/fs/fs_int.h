@@ -177,8 +177,8 @@ int bt_prepare(struct btree *, struct txn *, struct fs_key);
 int bt_cost(struct btree *, int keys);
 int bt_set(struct btree *, struct txn *, struct fs_key, const void *val, unsigned len);
 int bt_del(struct btree *, struct txn *, struct fs_key);
-/* Free a file's tree from its end, a bounded step; -ENOENT when it is empty. */
-int bt_drop_step(struct btree *, struct txn *, uint64_t *blocks);
+/* Free a file's tree from its end, a bounded step: everything from key *first on, *blocks of data. */
+int bt_drop_step(struct btree *, struct txn *, uint64_t *blocks, uint64_t *first);
 /* Give up one reference to a subtree of extents: queued; drops_run does it before the commit. */
 int bt_drop(struct fs *, struct fs_ptr);
 int drops_run(struct fs *);
@@ -222,12 +222,15 @@ struct fs_key orphan_key(uint64_t ino);
 int inode_load(struct fs *, uint64_t ino, struct inode_rec *);    /* the stored record; tree_lock held */
 int inode_store(struct fs *, struct txn *, uint64_t ino, const struct inode_rec *);
 int inode_open(struct fs *, uint64_t ino, struct fs_file **);     /* tree_lock held; counts */
+/* The same with zeroed memory brought along, so that it cannot fail for want of it; *spare NULL afterwards: used. */
+int inode_open_with(struct fs *, uint64_t ino, struct fs_file **spare, struct fs_file **);
 void inode_put(struct fs_file *);       /* no lock held; the last one of a nameless file frees its blocks */
 bool inode_unname(struct fs *, uint64_t ino);                     /* tree_lock held; true: open, dies with its last close */
 /* Inside a transaction with f->lock held.  Called first, while the promise is whole: takes fs->tree_cost blocks of it over if the record
  * was clean; and again after the change. */
 void inode_dirty(struct fs_file *, struct txn *);
 int inodes_flush(struct fs *);                                    /* commit: store all changed records */
+void inodes_unflush(struct fs *);                                 /* after inodes_flush, when the commit breaks off */
 void inodes_stored(struct fs *);                                  /* commit: they are clean; forget closed ones */
 int orphans_reap(struct fs *);
 

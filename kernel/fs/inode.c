@@ -34,18 +34,17 @@ static struct fs_file *find(struct fs *fs, uint64_t ino)
     return NULL;
 }
 
-static int load_new(struct fs *fs, uint64_t ino, struct fs_file **out)
+static int load_new(struct fs *fs, uint64_t ino, struct fs_file **spare, struct fs_file **out)
 {
-    struct fs_file *f = kzalloc(sizeof *f);
+    struct fs_file *f = *spare ? *spare : (*spare = kzalloc(sizeof *f));
     if (!f)
         return -ENOMEM;
     int err = inode_load(fs, ino, &f->rec);
     if (!err && f->rec.type != FS_TYPE_FILE)
         err = -EISDIR;
-    if (err) {
-        kfree(f);
+    if (err)
         return err;
-    }
+    *spare = NULL;
     f->fs = fs, f->ino = ino;
     f->ext = (struct btree){ fs, f->rec.ext, NODE_EXT };
     mutex_init(&f->lock);
@@ -56,17 +55,25 @@ static int load_new(struct fs *fs, uint64_t ino, struct fs_file **out)
     return 0;
 }
 
-int inode_open(struct fs *fs, uint64_t ino, struct fs_file **out)
+int inode_open_with(struct fs *fs, uint64_t ino, struct fs_file **spare, struct fs_file **out)
 {
     int err = 0;
     mutex_lock(&fs->inode_lock);
     struct fs_file *f = find(fs, ino);
     if (!f)
-        err = load_new(fs, ino, &f);
+        err = load_new(fs, ino, spare, &f);
     if (!err)
         f->opens++;
     mutex_unlock(&fs->inode_lock);
     *out = f;
+    return err;
+}
+
+int inode_open(struct fs *fs, uint64_t ino, struct fs_file **out)
+{
+    struct fs_file *spare = NULL;
+    int err = inode_open_with(fs, ino, &spare, out);
+    kfree(spare);
     return err;
 }
 
@@ -111,7 +118,7 @@ static int remove_record(struct fs_file *f)
             f->dirty = false;
             list_del(&f->dirty_link);
             fs->ndirty_inodes--;
-            t.resv += fs->tree_cost;       /* promised when it was soiled; given back with the rest */
+            t.resv += atomic_load_relaxed(&fs->tree_cost);       /* promised when it was soiled; given back with the rest */
         }
         mutex_unlock(&fs->inode_lock);
     }
@@ -148,16 +155,15 @@ void inode_put(struct fs_file *f)
 void inode_dirty(struct fs_file *f, struct txn *t)
 {
     struct fs *fs = f->fs;
-    ASSERT(fs->txn_active);
     f->rec.ext = f->ext.root;
     f->rec.ctime = clock_utc_ns();
     atomic_store(&f->dirty_gen, fs->gen);
     mutex_lock(&fs->inode_lock);
     if (!f->dirty) {
-        int missing = fs->tree_cost - t->resv;
+        int missing = atomic_load_relaxed(&fs->tree_cost) - t->resv;
         if (missing > 0)                /* the tree grew since the caller asked for its promise */
             space_overpromise(fs, missing), t->resv += missing;
-        t->resv -= fs->tree_cost;
+        t->resv -= atomic_load_relaxed(&fs->tree_cost);
         f->dirty = true;
         fs->ndirty_inodes++;
         list_append(&fs->dirty_inodes, &f->dirty_link);
@@ -169,23 +175,23 @@ void inode_dirty(struct fs_file *f, struct txn *t)
 int inodes_flush(struct fs *fs)
 {
     struct fs_file *f;
-    struct txn t = { .resv = fs->ndirty_inodes * fs->tree_cost };
-    unsigned before = fs->ndirty_inodes;
+    struct txn t = { .resv = fs->ndirty_inodes * atomic_load_relaxed(&fs->tree_cost) };
     int err = 0;
     mutex_lock(&fs->tree_lock);         /* against readers: they do not join */
     list_for_each(f, &fs->dirty_inodes, dirty_link)
         if ((err = inode_store(fs, &t, f->ino, &f->rec)))
             break;
     mutex_unlock(&fs->tree_lock);
-    if (err) {
-        /* What was used up is promised again, as far as there is space; if there is not, the next try finds the path private already. */
-        unsigned used = before * fs->tree_cost - t.resv;
-        if (used && space_promise(fs, used, true))
-            return fs_fail(fs, err);
-        return err;
-    }
     space_unpromise(fs, t.resv);
-    return 0;
+    if (err)
+        inodes_unflush(fs);
+    return err;
+}
+
+/* The commit broke off: its inodes are still to be stored, at the price they were promised. */
+void inodes_unflush(struct fs *fs)
+{
+    space_overpromise(fs, fs->ndirty_inodes * atomic_load_relaxed(&fs->tree_cost));
 }
 
 void inodes_stored(struct fs *fs)

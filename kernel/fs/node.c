@@ -200,8 +200,8 @@ int node_new(struct fs *fs, struct txn *t, uint8_t kind, uint8_t level, struct n
     spin_lock(&fs->cache_lock);
     insert(fs, n);
     list_append(&fs->dirty, &n->link);
-    fs->ndirty++;
-    fs->changed = true;
+    atomic_store_relaxed(&fs->ndirty, fs->ndirty + 1);
+    atomic_store_relaxed(&fs->changed, true);
     spin_unlock(&fs->cache_lock);
     *out = n;
     return 0;
@@ -212,10 +212,10 @@ void node_free(struct fs *fs, struct node *n)
     int err = space_sub(fs, n->blk, 1, NULL);
     spin_lock(&fs->cache_lock);
     n->refs--;
-    fs->changed = true;
+    atomic_store_relaxed(&fs->changed, true);
     if (n->dirty) {
         n->dirty = false;
-        fs->ndirty--;
+        atomic_store_relaxed(&fs->ndirty, fs->ndirty - 1);
         list_del(&n->link);
         list_del(&n->hash);
         fs->ncached--;

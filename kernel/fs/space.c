@@ -150,10 +150,10 @@ static int chunk_load(struct space *s, uint64_t index, struct chunk **out)
         }
         split_whole_pins(gr, i, c);
         list_append(&s->chunks, &c->lru);
-        s->nchunks++;
+        atomic_store_relaxed(&s->nchunks, s->nchunks + 1);
         gr->chunk[i] = c;
     }
-    c->touched = fs_of(s)->gen;
+    c->touched = atomic_load_relaxed(&fs_of(s)->gen);
     *out = c;
     return 0;
 }
@@ -721,7 +721,7 @@ static void chunk_forget(struct space *s, struct chunk *c)
 {
     s->group[c->index / FS_FAN]->chunk[c->index % FS_FAN] = NULL;
     list_del(&c->lru);
-    s->nchunks--;
+    atomic_store_relaxed(&s->nchunks, s->nchunks - 1);
     kfree(c);
 }
 
@@ -883,7 +883,7 @@ int space_force(struct fs *fs, uint64_t index, const uint16_t *ref)
             return -ENOMEM;
         c->index = index;
         list_append(&s->chunks, &c->lru);
-        s->nchunks++;
+        atomic_store_relaxed(&s->nchunks, s->nchunks + 1);
         gr->chunk[index % FS_FAN] = c;
     }
     memcpy(c->ref, ref, sizeof c->ref);

@@ -202,8 +202,8 @@ static int close_generation(struct fs *fs, struct pagelist *pl)
     int err = drops_run(fs);
     if (!err)
         err = inodes_flush(fs);
-    if (!err)
-        err = pages_reserve(pl, space_dirty_pages(fs));
+    if (!err && (err = pages_reserve(pl, space_dirty_pages(fs))))
+        inodes_unflush(fs);
     if (err)
         return err;
     space_freeze(fs, pl);
@@ -211,8 +211,8 @@ static int close_generation(struct fs *fs, struct pagelist *pl)
     list_for_each(n, &fs->dirty, link)
         n->dirty = false, n->committing = true;
     list_splice(&fs->committing, &fs->dirty);
-    fs->ndirty = 0;
-    fs->changed = false;
+    atomic_store_relaxed(&fs->ndirty, 0u);
+    atomic_store_relaxed(&fs->changed, false);
     spin_unlock(&fs->cache_lock);
     list_for_each(n, &fs->committing, link)
         node_seal(fs, n);
@@ -279,7 +279,7 @@ static int commit_locked(struct fs *fs)
         err = close_generation(fs, &pl);
     if (!err) {
         inodes_stored(fs);
-        fs->tree_cost = bt_cost(&fs->tree, 1);
+        atomic_store_relaxed(&fs->tree_cost, bt_cost(&fs->tree, 1));
     }
     uint64_t gen = fs->super.gen;
     thaw(fs);
@@ -365,7 +365,7 @@ static int fs_create(struct blk *dev, const struct fs_super *super, unsigned fla
         fs_destroy(fs);
         return err;
     }
-    fs->tree_cost = bt_cost(&fs->tree, 1);
+    atomic_store_relaxed(&fs->tree_cost, bt_cost(&fs->tree, 1));
     *out = fs;
     return err;
 }
@@ -404,7 +404,7 @@ static int make(struct blk *dev, const struct fs_super *super)
         return err;
     err = clear_supers(dev, super->blocks);
     if (!err)
-        err = txn_begin(fs, &t, fs->tree_cost, 0);
+        err = txn_begin(fs, &t, atomic_load_relaxed(&fs->tree_cost), 0);
     if (!err) {
         err = inode_store(fs, &t, FS_ROOT, &root);
         txn_end(fs, &t);
@@ -551,7 +551,8 @@ int fs_grow(struct fs *fs, uint64_t size)
         mutex_lock(&fs->commit_lock);
         freeze(fs);
         err = space_set_end(fs, blocks);
-        fs->changed |= !err;
+        if (!err)
+            atomic_store_relaxed(&fs->changed, true);
         thaw(fs);
         mutex_unlock(&fs->commit_lock);
     }

@@ -71,12 +71,6 @@ static int write_some(struct model *m, struct fs_file *f, int i, unsigned flags)
     if (!err) {
         memcpy(mf->data + off, buf, len);
         mf->size = mf->size > off + len ? mf->size : off + len;
-    } else {                            /* a prefix may have been written */
-        struct fs_stat st;
-        fs_fstat(f, &st);
-        mf->size = st.size;
-        if (fs_read(f, 0, mf->data, st.size) != (int64_t)st.size)
-            return -EIO;
     }
     return err;
 }
@@ -135,6 +129,17 @@ static int in_file(struct model *m, struct fs *fs, int i, unsigned flags)
     case 8:  err = punch_some(m, f, i, true, flags); break;
     case 9:  err = allocate_some(m, f, i); break;
     }
+    if (err) {                          /* a part may have been done */
+        struct model_file *mf = &m->file[i];
+        struct fs_stat st;
+        if (m->on_error)
+            m->on_error();
+        fs_fstat(f, &st);
+        memset(mf->data, 0, MODEL_SIZE);
+        mf->size = st.size;
+        if (fs_read(f, 0, mf->data, st.size) != (int64_t)st.size)
+            err = -EPROTO;
+    }
     fs_close(f);
     return err;
 }
@@ -170,7 +175,7 @@ static int clone(struct model *m, struct fs *fs, int i, int to)
     char a[32], b[32];
     int err = fs_reflink(fs, model_name(i, a), model_name(to, b));
     if (m->file[to].exists)
-        return err == -EEXIST ? 0 : -EPROTO;
+        return err == -EEXIST ? 0 : err ? err : -EPROTO;
     if (!err) {
         m->file[to].exists = true, m->file[to].size = m->file[i].size, m->file[to].id = ++m->ids;
         memcpy(m->file[to].data, m->file[i].data, MODEL_SIZE);

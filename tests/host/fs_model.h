@@ -10,14 +10,18 @@
  * do not) they were written.
  */
 struct model_file { bool exists; uint64_t size, id, zeroed /* version of its last punch or truncation */; uint8_t *data; };
-struct model { struct model_file file[MODEL_FILES]; uint64_t seed, version, ids, max_size; };
+struct model {
+    struct model_file file[MODEL_FILES];
+    uint64_t seed, version, ids, max_size;
+    void (*on_error)(void);     /* called when an operation failed, before the file is read to see what it has become */
+};
 
 void model_init(struct model *, uint64_t seed);
 void model_fini(struct model *);
 void model_copy(struct model *to, const struct model *from);
 const char *model_name(int i, char buf[32]);
 
-/* One random operation on both; returns the file system's error (0, or -ENOSPC when the model was not changed). */
+/* One random operation on both; returns the file system's error.  After an error in a file the model takes over what the file shows. */
 int model_step(struct model *, struct fs *, unsigned flags);
 enum { MODEL_NO_CLONE = 1, MODEL_ALIGNED = 2 /* all offsets are multiples of 8 */ };
 

@@ -356,6 +356,95 @@ static void an_open_file_outlives_its_name(void **state)
     done(fs);
 }
 
+/* ---- Failures at every point ---- */
+
+static void stop_failing(void)
+{
+    port_fail_alloc_after(-1);
+    disk->fail_after = -1;
+}
+
+static struct fs *begin_failing(struct model *m, uint64_t seed)
+{
+    struct fs *fs = make(8 * MB, 0, 0);
+    model_init(m, seed);
+    m->max_size = 60 << 10, m->on_error = stop_failing;
+    assert_int_equal(fs_mkdir(fs, "dir"), 0);
+    for (int i = 0; i < 20; i++)
+        assert_int_equal(model_step(m, fs, 0), 0);
+    return again(fs);
+}
+
+static int some_steps(struct model *m, struct fs *fs)
+{
+    int err = 0;
+    for (int i = 0; i < 25 && !err; i++) {
+        err = model_step(m, fs, 0);
+        if (!err && i % 6 == 5)
+            err = fs_sync(fs);
+    }
+    stop_failing();
+    return err;
+}
+
+/* Without memory an operation fails, nothing is half-done, and the pool lives on. */
+static void allocation_failures(void **state)
+{
+    int failures = 0;
+    for (int n = 0; n < 300; n++) {
+        struct model m;
+        struct fs *fs = begin_failing(&m, 1 + n % 5);
+        struct fs_usage u;
+        port_fail_alloc_after(n);
+        int err = some_steps(&m, fs);
+        if (err && err != -ENOMEM)
+            fail_msg("allocation %d: %d", n, err);
+        failures += err != 0;
+        fs_usage(fs, &u);
+        assert_int_equal(u.failed, 0);
+        const char *why = model_compare(&m, fs);
+        if (why)
+            fail_msg("allocation %d: %s", n, why);
+        assert_clean(fs);
+        assert_int_equal(some_steps(&m, fs), 0);
+        fs = again(fs);
+        why = model_compare(&m, fs);
+        if (why)
+            fail_msg("allocation %d, later: %s", n, why);
+        model_fini(&m);
+        done(fs);
+    }
+    print_message("%d failures\n", failures);
+    assert_true(failures > 60);
+}
+
+/* A disk that fails may cost the changes since the last commit, never the pool. */
+static void disk_failures(void **state)
+{
+    int failures = 0, gone = 0;
+    for (int n = 0; n < 260; n++) {
+        struct model m;
+        struct fs *fs = begin_failing(&m, 1 + n % 5);
+        struct fs_usage u;
+        disk->fail_after = n;
+        int err = some_steps(&m, fs);
+        if (err && err != -EIO && err != -EROFS)
+            fail_msg("request %d: %d", n, err);
+        failures += err != 0;
+        fs_usage(fs, &u);
+        const char *why = u.failed ? NULL : model_compare(&m, fs);
+        if (why)
+            fail_msg("request %d: %s", n, why);
+        gone += u.failed != 0;
+        assert_int_equal(fs_unmount(fs), u.failed);
+        assert_int_equal(fs_mount(&disk->blk, 0, &fs), 0);
+        model_fini(&m);
+        done(fs);
+    }
+    print_message("%d failures, %d made the pool read-only\n", failures, gone);
+    assert_true(failures > 40);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -370,6 +459,8 @@ int main(void)
         cmocka_unit_test(trim_gives_back_all_free_space),
         cmocka_unit_test(damaged_data_is_found),
         cmocka_unit_test(an_open_file_outlives_its_name),
+        cmocka_unit_test(allocation_failures),
+        cmocka_unit_test(disk_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
