@@ -48,6 +48,14 @@ hpa_t gmem_table_page(struct gmem *);
 /* Loader's door: writes ROM too. */
 int  gmem_write_rom(struct gmem *, gpa_t, const void *buf, size_t len);
 
+static inline bool gmem_covers(const struct gmem *g, gpa_t gpa)
+{
+    for (int i = 0; i < g->nranges; i++)
+        if (gpa - g->range[i].base < g->range[i].len)
+            return true;
+    return false;
+}
+
 /* Host address of the RAM byte at gpa, good to the end of its 4 KiB page, for reading on the spot; NULL: not RAM.  The door for the walker and the fetcher. */
 const void *gmem_peek_slow(struct gmem *, gpa_t);
 static inline const void *gmem_peek(struct gmem *g, gpa_t gpa)

@@ -108,6 +108,37 @@ static int walk_levels(struct walk *w, gpa_t table, unsigned level, gva_t va, gp
     }
 }
 
+/*
+ * Long mode, nothing to mark and nothing to refuse: the case of nearly every walk.  false: the long way decides, and reports faults.
+ */
+static bool walk_quick(struct vcpu *v, const struct cpu_state *st, gva_t va, unsigned access, gpa_t *gpa)
+{
+    struct gmem *g = &v->vm->gmem;
+    uint64_t table = st->cr3 & BITS(51, 12), all = ~0ull, any = 0, e;
+    unsigned shift = 39;
+    for (;; shift -= 9) {
+        const uint64_t *at = gmem_peek(g, table + (va >> shift & 511) * 8);
+        if (unlikely(!at))
+            return false;
+        e = atomic_load(at);
+        all &= e, any |= e;
+        if (shift == PAGE_SHIFT || (e & PTE_PS))
+            break;
+        table = e & BITS(51, 12);
+    }
+    uint64_t need = PTE_P | PTE_A | (access & PF_W ? PTE_W : 0) | (access & PF_U ? PTE_U : 0);
+    uint64_t refuse = v->vm->pte_reserved | (access & PF_I || !(st->efer & EFER_NXE) ? PTE_NX : 0);
+    if ((all & need) != need || (any & refuse) || shift == 39 || ((access & PF_W) && !(e & PTE_D)))
+        return false;
+    if (!(access & PF_U) && (all & PTE_U) && (st->cr4 & (access & PF_I ? CR4_SMEP : CR4_SMAP)))
+        return false;
+    uint64_t size = 1ull << shift;
+    if (e & BITS(51, 13) & (size - 1) & ~(uint64_t)(PAGE_SIZE - 1))        /* reserved bits of a large leaf */
+        return false;
+    *gpa = (e & BITS(51, 12) & ~(size - 1)) | (va & (size - 1));
+    return true;
+}
+
 int gwalk(struct vcpu *v, gva_t va, unsigned access, gpa_t *gpa, uint32_t *error)
 {
     const struct cpu_state *st = vcpu_code(v);
@@ -115,6 +146,8 @@ int gwalk(struct vcpu *v, gva_t va, unsigned access, gpa_t *gpa, uint32_t *error
         *gpa = va;
         return 0;
     }
+    if ((st->efer & EFER_LMA) && likely(walk_quick(v, st, va, access, gpa)))
+        return 0;
     struct walk w = { .v = v, .st = st, .access = access, .rights = PTE_W | PTE_U, .nx_on = st->efer & EFER_NXE, .pae = st->cr4 & CR4_PAE };
     if (st->efer & EFER_LMA)
         return walk_levels(&w, st->cr3 & BITS(51, 12), 3, va, gpa, error);

@@ -270,10 +270,54 @@ const struct insn *vcpu_decode(struct vcpu *v)
     return decode_at(v, va, va, mode);
 }
 
+/* ---- Plain loads and stores on devices: nearly every MMIO exit ---- */
+
+/* Bits 11:0 of the memory operand's linear address. */
+static unsigned operand_offset(struct vcpu *v, const struct insn *i)
+{
+    uint64_t at = (uint64_t)i->disp;
+    if (i->base == 16)
+        at += v->rip + i->len;
+    else if (i->base != 0xff)
+        at += v->gpr[i->base];
+    if (i->index != 0xff)
+        at += v->gpr[i->index] * i->scale;
+    if (vcpu_cpu_mode(v) != MODE_64 || i->seg >= SEG_FS) {
+        hv->get_seg(v, i->seg, &v->seg_scratch);
+        at += v->seg_scratch.base;
+    }
+    return at & (PAGE_SIZE - 1);
+}
+
+/*
+ * MOV and MOVZX between a register or immediate and one location.  The CPU has checked segment and page rights and told the physical address, so no guest
+ * table is walked; what cannot be decided by that goes the long way: an access across pages (its second half faults at offset 0), AH..BH, single step.
+ */
+static bool mov_device(struct vcpu *v, gpa_t gpa, const struct insn *i)
+{
+    static const uint64_t mask[] = { [1] = 0xff, [2] = 0xffff, [4] = 0xffffffff, [8] = ~0ull };
+    unsigned n = i->src_size;
+    if ((i->op != INSN_MOV && i->op != INSN_MOVZX) || !i->mem || i->rep || n > 8 || (v->rflags & RFLAGS_TF))
+        return false;
+    if ((gpa & (PAGE_SIZE - 1)) + n > PAGE_SIZE || operand_offset(v, i) != (gpa & (PAGE_SIZE - 1)))
+        return false;
+    if (i->opsize == 1 && !i->rex && !i->imm_valid && (i->reg & 4))
+        return false;
+    struct io *io = &v->io;
+    io->size = (uint8_t)n, io->write = i->to_mem, io->cpu = v;
+    io->data = (i->imm_valid ? (uint64_t)i->imm : v->gpr[i->reg]) & mask[n];
+    bus_access(v->vm->mmio, v->index, gpa, io);
+    if (!i->to_mem)
+        v->gpr[i->reg] = i->opsize >= 4 ? io->data : (v->gpr[i->reg] & ~mask[i->opsize]) | io->data;
+    v->rflags &= ~RFLAGS_RF;
+    vcpu_advance(v, i->len);
+    return true;
+}
+
 void vcpu_emulate(struct vcpu *v, struct exit *e)
 {
     const struct insn *insn = vcpu_decode(v);
-    if (!insn)
+    if (!insn || (e->kind == EXIT_MMIO && mov_device(v, e->u.mmio.gpa, insn)))
         return;
     setup(v);
     v->emu.insn = *insn;

@@ -16,10 +16,10 @@ static int install(struct vm *vm, gpa_t gpa, const struct gmem_leaf *leaf)
     return err == -EEXIST ? 0 : err;
 }
 
-void vcpu_nested_fault(struct vcpu *v, struct exit *e)
+/* RAM to be populated, a write to ROM, or an access that cannot be answered. */
+static __attribute__((noinline)) void memory_fault(struct vcpu *v, struct exit *e, gpa_t gpa)
 {
     struct gmem_leaf leaf;
-    gpa_t gpa = e->u.mmio.gpa;
     int err = gmem_leaf(&v->vm->gmem, gpa, &leaf);
     bool rom_write = !err && !leaf.writable && (e->u.mmio.access & MMIO_WRITE);
     if (!err && !rom_write)
@@ -34,4 +34,13 @@ void vcpu_nested_fault(struct vcpu *v, struct exit *e)
         vcpu_crash(v, "runs at guest-physical %llx, where there is no memory", (unsigned long long)gpa);
     else if (err || rom_write)
         vcpu_crash(v, "its page tables lie at guest-physical %llx, which is not writable memory", (unsigned long long)gpa);
+}
+
+void vcpu_nested_fault(struct vcpu *v, struct exit *e)
+{
+    gpa_t gpa = e->u.mmio.gpa;
+    if (!gmem_covers(&v->vm->gmem, gpa) && e->u.mmio.final && !(e->u.mmio.access & MMIO_EXEC))
+        vcpu_emulate(v, e);
+    else
+        memory_fault(v, e, gpa);
 }

@@ -90,6 +90,7 @@ struct vm {
     struct gmem gmem;
     struct ptab nested;         /* under nested_lock; hardware walks it */
     struct spinlock nested_lock;
+    uint64_t pte_reserved;      /* address bits beyond the physical width, reserved in guest page tables */
     struct bus *ports, *mmio;
     struct vmclock clock;
     uint64_t tsc_stopped;       /* host TSC at which the clock stands while it does not run */

@@ -83,6 +83,7 @@ int vm_create(const struct vm_params *p, struct vm **out, char *err, size_t errl
         return no_room(p, err, errlen);
     }
     vm->p = *p;
+    vm->pte_reserved = BITS(51, 0) & ~(BIT(vmm_host.phys_bits) - 1);
     mutex_init(&vm->lock);
     cond_init(&vm->changed);
     vmclock_init(&vm->clock);
