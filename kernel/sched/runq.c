@@ -88,6 +88,19 @@ void runq_publish_load(struct rq *rq)
     atomic_store_relaxed(&rq->load, rq->core.load + (rq->curr != rq->idle ? rq->curr->ent.weight : 0));
 }
 
+/* A CPU with one thread takes no tick, so its figures may be seconds old: this comes before anything that compares virtual times. */
+void runq_account(struct rq *rq, uint64_t now)
+{
+    struct thread *t = rq->curr;
+    uint64_t ran = now > rq->curr_since ? now - rq->curr_since : 0;     /* another CPU may have looked at the clock earlier and come here later */
+    rq->curr_since += ran;
+    if (t != rq->idle) {
+        atomic_store_relaxed(&t->run_ns, t->run_ns + ran);
+        ent_ran(&t->ent, ran, now);
+    }
+    rq_advance(&rq->core, t != rq->idle ? &t->ent : NULL);
+}
+
 void runq_kick(struct rq *rq)
 {
     if (rq->cpu == cpu_index())
@@ -132,11 +145,13 @@ void runq_arrive(struct thread *t, bool woken)
 {
     struct rq *rq = rq_of(t->cpu);
     raw_lock(&rq->lock);
+    uint64_t now = clock_ns();
+    runq_account(rq, now);
     rq_join(&rq->core, &t->ent);
     if (woken)
         rq_place_woken(&rq->core, &t->ent);
     t->state = THREAD_RUNNING;
-    runq_put_and_kick(rq, t, clock_ns());
+    runq_put_and_kick(rq, t, now);
     raw_unlock(&rq->lock);
 }
 
@@ -158,6 +173,8 @@ void sched_add_new(struct thread *t)
 static void migrate(struct rq *from, struct rq *to, struct thread *t, uint64_t now)
 {
     uint64_t since = t->ent.wait_start;
+    runq_account(from, now);
+    runq_account(to, now);
     runq_take(from, t);
     rq_leave(&from->core, &t->ent);
     atomic_store(&t->cpu, to->cpu);

@@ -26,18 +26,6 @@ void sched_may_sleep(const char *what)
 
 /* ---- Accounting; the lock of rq is held and interrupts are off ---- */
 
-static void account(struct rq *rq, uint64_t now)
-{
-    struct thread *t = rq->curr;
-    uint64_t ran = now - rq->curr_since;
-    rq->curr_since = now;
-    if (t != rq->idle) {
-        atomic_store_relaxed(&t->run_ns, t->run_ns + ran);
-        ent_ran(&t->ent, ran, now);
-    }
-    rq_advance(&rq->core, t != rq->idle ? &t->ent : NULL);
-}
-
 /* When must this CPU look again?  Only as often as peers or budgets need it. */
 static void set_slice(struct rq *rq, uint64_t now, bool fresh)
 {
@@ -150,7 +138,7 @@ static void switch_once(bool voluntary)
     raw_lock(&rq->lock);
     struct thread *prev = rq->curr;
     uint64_t now = clock_ns();
-    account(rq, now);
+    runq_account(rq, now);
     if (voluntary && prev->state == THREAD_BLOCKING)
         prev->state = THREAD_BLOCKED;
     rq_unthrottle(&rq->core, now);
@@ -267,10 +255,12 @@ void thread_wake(struct thread *t)
         runq_kick(rq);
     } else if (t->state == THREAD_BLOCKED) {
         unsigned cpu = runq_choose_cpu(t);
+        uint64_t now = clock_ns();
+        runq_account(rq, now);
         if (cpu == t->cpu) {
             t->state = THREAD_RUNNING;
             rq_place_woken(&rq->core, &t->ent);
-            runq_put_and_kick(rq, t, clock_ns());
+            runq_put_and_kick(rq, t, now);
         } else {
             runq_depart(rq, t, cpu);
             raw_unlock(&rq->lock);

@@ -345,6 +345,28 @@ static void test_weights(void)
     RESULT(ratio >= 285 - 3 * slack_percent && ratio <= 315 + 3 * slack_percent, "weights", "100:300 ran %u:%u ms, ratio %u/100", (unsigned)(r[0] / MS), (unsigned)(r[1] / MS), ratio);
 }
 
+/* A CPU with one thread takes no tick; who comes after a second, new or from sleep, must not get that second as an advance. */
+static void spin_late(void *arg)
+{
+    thread_sleep_until(clock_ns() + 1000 * MS);
+    spin(NULL);
+}
+
+static void test_late(void)
+{
+    uint64_t r[3], least;
+    unsigned cpu = port_ncpus() - 1;
+    struct thread *t[3] = { start_on(cpu, THREAD_VCPU, 0, 0, spin, NULL), start_on(cpu, THREAD_VCPU, 0, 0, spin_late, NULL) };
+    thread_sleep_until(clock_ns() + 1100 * MS);
+    t[2] = start_on(cpu, THREAD_VCPU, 0, 0, spin, NULL);
+    spin_for(3, t, r, 600 * MS);
+    spin_end(3, t);
+    least = MIN(r[0], r[1]);
+    least = MIN(least, r[2]);
+    RESULT(least / MS >= 180 - 4 * slack_percent, "late", "alone for a second, joined by two: %u, %u, %u of 600 ms", (unsigned)(r[0] / MS), (unsigned)(r[1] / MS),
+           (unsigned)(r[2] / MS));
+}
+
 /* Over four seconds of its life the thread may be one budget of 25 ms ahead of the average. */
 static void test_cap(void)
 {
@@ -604,6 +626,7 @@ bool sched_selftest(bool loaded)
     test_fpu();
     test_latency();
     test_weights();
+    test_late();
     test_cap();
     test_balance();
     log_info("selftest", "sched: %u failures on %u CPUs", failures, port_ncpus());

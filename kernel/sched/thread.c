@@ -155,6 +155,7 @@ int thread_set_cpus(struct thread *t, const struct cpuset *cpus)
     if (!may_run_on(t, t->cpu) && t->on_cpu) {
         runq_kick(rq);
     } else if (!may_run_on(t, t->cpu) && t->ent.place != ENT_OFF) {
+        runq_account(rq, clock_ns());
         runq_take(rq, t);
         runq_depart(rq, t, runq_choose_cpu(t));
         raw_unlock(&rq->lock);

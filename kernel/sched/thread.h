@@ -87,6 +87,7 @@ static inline bool may_run_on(const struct thread *t, unsigned cpu) { return cpu
 /* runq.c.  Interrupts off; unless said otherwise the queue's lock is held. */
 struct rq *runq_lock_of(struct thread *);                       /* takes the lock of the thread's queue, which it returns */
 void runq_publish_load(struct rq *);
+void runq_account(struct rq *, uint64_t now);                   /* brings the running thread's and the queue's virtual time up to date */
 void runq_put(struct rq *, struct thread *, uint64_t now);      /* RUNNING, on no queue and no CPU; READY or THROTTLED after it */
 void runq_take(struct rq *, struct thread *);
 void runq_kick(struct rq *);                                    /* its CPU shall choose again */
