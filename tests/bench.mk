@@ -1,0 +1,20 @@
+# make bench: what operations, boots and memory cost on the deterministic test bed (docs/bench.md); make bench-peer: the same guest under Linux KVM.
+BENCH := $(B)/bench
+$(BENCH)/count.so: tests/bench/count.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -O2 -g -Wall -Wextra -Wno-unused-parameter -Werror -fPIC -shared $< -o $@
+$(BENCH)/init: tests/bench/init.c
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -Os -Wall -Wextra -Werror -ffreestanding -nostdlib -static -fno-pic -no-pie -fno-stack-protector -fcf-protection=none \
+	  -fno-asynchronous-unwind-tables -mno-sse $< -o $@
+$(BENCH)/first.elf: tests/bench/first.S tests/guest/guest.ld
+	@mkdir -p $(@D)
+	$(Q)$(CC) -m32 -c $< -o $(@:.elf=.o)
+	$(Q)ld -m elf_i386 -z noexecstack -T tests/guest/guest.ld -o $@ $(@:.elf=.o)
+bench_files := $(BENCH)/count.so $(BENCH)/init $(BENCH)/first.elf $(GUEST)/bench32.elf $(GUEST)/bench64.elf
+
+bench: all $(bench_files) $(B)/tools/crc32c $(B)/guests/initrd
+	@tests/bench/bench
+bench-peer: $(bench_files) $(B)/guests/initrd
+	@tests/bench/peer
+.PHONY: bench bench-peer
