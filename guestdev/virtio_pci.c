@@ -477,7 +477,8 @@ int virtio_init(struct virtio *v, const struct virtio_setup *s)
     return pci_plug(s->bus, &v->pci, s->slot, 0);
 }
 
-bool virtio_drain_until(struct virtio *v, uint64_t deadline_ns)
+/* False: still held at the deadline. */
+static bool drain_until(struct virtio *v, uint64_t deadline_ns)
 {
     bool idle, in_time = true;
     spin_lock(&v->lock);
@@ -497,10 +498,17 @@ bool virtio_drain_until(struct virtio *v, uint64_t deadline_ns)
     return idle;
 }
 
+/* Where guest memory or the device itself is about to change hands there is no way but to wait. */
+static void drain_fully(struct virtio *v)
+{
+    while (!drain_until(v, UINT64_MAX))
+        ;
+}
+
 void virtio_drain(struct virtio *v)
 {
-    while (!virtio_drain_until(v, UINT64_MAX))
-        ;
+    if (!drain_until(v, clock_ns() + VIRTIO_DRAIN_NS))
+        log_limited(&v->rl, LOG_WARN, v->cls->name, "requests do not end; paused with them in flight");
 }
 
 void virtio_resume(struct virtio *v)
@@ -516,7 +524,7 @@ void virtio_resume(struct virtio *v)
 
 void virtio_reset(struct virtio *v)
 {
-    virtio_drain(v);
+    drain_fully(v);
     start_reset(v);
     msix_reset(&v->msix);
     pci_func_reset(&v->pci);
@@ -530,7 +538,7 @@ void virtio_fini(struct virtio *v)
 {
     if (!v->cls)
         return;
-    virtio_drain(v);
+    drain_fully(v);
     pci_unplug(&v->pci);
 }
 

@@ -14,6 +14,7 @@
 #include "kernel/lib/log.h"
 
 enum { VIRTIO_MAX_QUEUES = 8 };
+#define VIRTIO_DRAIN_NS 10000000000ull
 
 struct virtio;
 
@@ -74,11 +75,11 @@ struct virtio_setup {
     size_t config_len;
 };
 int  virtio_init(struct virtio *, const struct virtio_setup *);     /* 0; -EBUSY slot taken */
-void virtio_fini(struct virtio *);                                  /* drains, unplugs */
-void virtio_reset(struct virtio *);     /* machine reset: vCPUs stopped; drains */
+void virtio_fini(struct virtio *);                                  /* waits until nothing is held, unplugs */
+void virtio_reset(struct virtio *);     /* machine reset: vCPUs stopped; waits until nothing is held */
 int  virtio_snap(struct virtio *, struct snap *);
-void virtio_drain(struct virtio *);     /* returns when nothing is held; nothing starts before virtio_resume */
-bool virtio_drain_until(struct virtio *, uint64_t deadline_ns);     /* false: still held */
+/* Nothing starts before virtio_resume.  Returns when nothing is held, or after VIRTIO_DRAIN_NS: what a dead disk still holds is saved by its heads. */
+void virtio_drain(struct virtio *);
 void virtio_resume(struct virtio *);
 
 /* ---- At run time ---- */
