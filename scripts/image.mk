@@ -20,11 +20,15 @@ $(B)/demo.iso: $(B)/joist.elf $(B)/tools/crc32c $(B)/guests/initrd scripts/mkima
 	$(Q)scripts/mkimage iso $@ --images $(B)/guests --cmdline 'demo $(CMDLINE)'
 
 # The demo: Joist with one Linux VM, on this terminal.  Ctrl-A X ends QEMU.
-run: $(B)/demo.iso
-	$(Q)scripts/run-qemu --iso $<
+run:
+	@scripts/setup
+	@$(MAKE) --no-print-directory Q=@ $(B)/demo.iso
+	$(Q)scripts/run-qemu --iso $(B)/demo.iso
 # The same on Intel's virtualization, in Bochs (slow: it is a software CPU too).
-run-vtx: $(B)/demo.iso
-	$(Q)scripts/run-bochs --iso $< --secs 100000
+run-vtx:
+	@scripts/setup
+	@$(MAKE) --no-print-directory Q=@ $(B)/demo.iso
+	$(Q)scripts/run-bochs --iso $(B)/demo.iso --secs 100000
 
 .PHONY: iso guests run run-vtx
 

@@ -26,6 +26,7 @@ $(B)/tsan/%.o: %.c
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(filter-out -Werror,$(STORAGE_FLAGS)) $(TSAN) -MMD -MP -c $< -o $@
 $(B)/storage/stress_tsan: $(storage_tsan)
+	@mkdir -p $(@D)
 	$(Q)$(CC) $(STORAGE_FLAGS) $(TSAN) $^ $(STORAGE_LIBS) -o $@
 
 tools: $(storage_tools)
