@@ -247,26 +247,24 @@ static void part_done(struct blk_req *p)
         advance(c);
 }
 
-/* The part's memory: the request's own list if it is all of it, else a slice, which may be shorter.  0: too many entries. */
-static size_t part_memory(struct mapped_ctx *c, size_t len)
+size_t blk_slice(struct blk_req *to, struct iov *iov, int max, const struct blk_req *r, size_t done, size_t len, uint32_t block)
 {
-    struct blk_req *r = c->whole, *p = &c->part;
-    if (!c->done && len == r->len) {
-        p->iov = r->iov, p->niov = r->niov;
+    if (!done && len == r->len) {
+        to->iov = r->iov, to->niov = r->niov;
         return len;
     }
-    size_t off = c->done, sum = 0;
+    size_t off = done, sum = 0;
     int n = 0;
-    for (int i = 0; i < r->niov && n < PART_IOV && sum < len; i++) {
+    for (int i = 0; i < r->niov && n < max && sum < len; i++) {
         if (off >= r->iov[i].len) {
             off -= r->iov[i].len;
             continue;
         }
-        c->iov[n] = (struct iov){ (char *)r->iov[i].base + off, MIN(r->iov[i].len - off, len - sum) };
-        sum += c->iov[n++].len, off = 0;
+        iov[n] = (struct iov){ (char *)r->iov[i].base + off, MIN(r->iov[i].len - off, len - sum) };
+        sum += iov[n++].len, off = 0;
     }
-    p->iov = c->iov, p->niov = n;
-    return ALIGN_DOWN(sum, (size_t)c->block);
+    to->iov = iov, to->niov = n;
+    return ALIGN_DOWN(sum, (size_t)block);
 }
 
 enum look { LOOK_DOWN, LOOK_ZERO, LOOK_SLOW };
@@ -311,7 +309,7 @@ static void advance(struct mapped_ctx *c)
             return;
         }
         if (look == LOOK_DOWN) {
-            len = part_memory(c, len);
+            len = blk_slice(&c->part, c->iov, PART_IOV, r, c->done, len, c->block);
             if (len) {
                 c->part.off = at, c->part.len = len;
                 blk_submit(to, &c->part);

@@ -56,6 +56,10 @@ void mapped_read_only(struct mapped *);                 /* entries that could be
 void mapped_gate(struct mapped *);
 void mapped_ungate(struct mapped *);
 
+/* Describe bytes [done, done+len) of a request in `to`: the same list if that is all of it, else a slice in iov[max], which may have to
+ * be shorter.  Returns its length, a multiple of block; 0: not even one block fits in so many entries. */
+size_t blk_slice(struct blk_req *to, struct iov *iov, int max, const struct blk_req *r, size_t done, size_t len, uint32_t block);
+
 /* Copies a request's data through a buffer to and from functions that take one: the usual `slow` for reads and writes. */
 int mapped_copy(struct blk_req *, size_t from, int (*read)(void *, uint64_t, void *, size_t),
                 int (*write)(void *, uint64_t, const void *, size_t), void *arg);
