@@ -57,6 +57,9 @@ svm_enter:
     popq %rax
     vmload %rax
     stgi
+    cmpb $0, mitigations + 1(%rip)      /* rsb_fill: before the first RET, whose prediction the guest may have planted */
+    jne 2f
+1:
     popq %r15
     popq %r14
     popq %r13
@@ -64,5 +67,26 @@ svm_enter:
     popq %rbp
     popq %rbx
     ret
+
+    /* 32 calls whose return addresses stop speculation.  AMD "Software Techniques for Managing Speculation on AMD Processors", V1-3. */
+2:
+    movl $16, %ecx
+3:
+    call 5f
+4:
+    pause
+    lfence
+    jmp 4b
+5:
+    call 7f
+6:
+    pause
+    lfence
+    jmp 6b
+7:
+    decl %ecx
+    jnz 3b
+    addq $(32 * 8), %rsp
+    jmp 1b
     .size svm_enter, . - svm_enter
     .section .note.GNU-stack, "", @progbits

@@ -7,6 +7,7 @@
 
 #include "kernel/lib/log.h"
 #include "kernel/x86/cpu.h"
+#include "kernel/x86/mitigations.h"
 #include "kernel/x86/percpu.h"
 
 enum { IOPM_ORDER = 2 /* 12 KiB needed */ };
@@ -167,6 +168,7 @@ static void svm_load(struct vcpu *v, bool migrated)
     struct svm_vcpu *s = svm_of(v);
     if (migrated)
         s->clean = 0, s->asid_gen = 0;          /* another CPU's ASID and VMCB cache mean nothing here */
+    mitigations_vm_switch(v->vm->serial);
     s->xcr0_loaded = cpu_info.xcr0;
     load_xcr0(s, v->xcr0);
     if (cpu_has(FEAT_RDTSCP))

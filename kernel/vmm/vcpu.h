@@ -87,6 +87,7 @@ _Static_assert(offsetof(struct vcpu, rip) == 128, "entry stubs");
 
 struct vm {
     struct vm_params p;
+    uint64_t serial;            /* 1, 2, …: never reused */
     struct gmem gmem;
     struct ptab nested;         /* under nested_lock; hardware walks it */
     struct spinlock nested_lock;

@@ -82,7 +82,9 @@ int vm_create(const struct vm_params *p, struct vm **out, char *err, size_t errl
         kfree(vm);
         return no_room(p, err, errlen);
     }
+    static uint64_t serials;
     vm->p = *p;
+    vm->serial = atomic_add(&serials, 1);
     vm->pte_reserved = BITS(51, 0) & ~(BIT(vmm_host.phys_bits) - 1);
     mutex_init(&vm->lock);
     cond_init(&vm->changed);

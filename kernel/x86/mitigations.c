@@ -1,4 +1,5 @@
 #include "kernel/x86/mitigations.h"
+#include "kernel/x86/percpu.h"
 #include <stdio.h>
 #include "kernel/lib/log.h"
 #include "kernel/x86/cpu.h"
@@ -128,4 +129,14 @@ void mitigations_each(void (*fn)(void *arg, const char *name, const char *state)
     fn(arg, "LFENCE", why.lfence);
     fn(arg, "Vector register leak (Zenbleed)", why.zenbleed);
     fn(arg, "Hyper-threading", why.smt);
+}
+
+void mitigations_vm_switch(uint64_t vm)
+{
+    struct percpu *p = this_cpu();
+    if (p->last_vm == vm)
+        return;
+    if (mitigations.ibpb_on_vm_switch && p->last_vm)
+        wrmsr(MSR_PRED_CMD, PRED_CMD_IBPB);
+    p->last_vm = vm;
 }

@@ -3,6 +3,8 @@
  * on their exit and switch paths.  `mitigations=off` on the kernel's command line clears them all.
  */
 #pragma once
+#include <stddef.h>
+
 #include "kernel/lib/base.h"
 
 struct mitigations {
@@ -16,6 +18,11 @@ struct mitigations {
     bool no_smt_sharing;        /* two VMs must not run on SMT siblings of one core at once */
 };
 extern struct mitigations mitigations;
+
+_Static_assert(offsetof(struct mitigations, rsb_fill) == 1, "RSB_FILL in entry stubs");
+
+/* The thread that is about to run a vCPU of VM number `vm` (never reused) on this CPU, preemption off: a barrier if another VM ran here last. */
+void mitigations_vm_switch(uint64_t vm);
 
 void mitigations_init(bool off);        /* boot CPU, after cpu_detect() */
 void mitigations_init_cpu(void);        /* each CPU: MSRs that stay */

@@ -33,6 +33,7 @@ struct percpu {
     void *spare[7];
 
     /* Owned by kernel/x86. */
+    uint64_t last_vm;                   /* mitigations_vm_switch() */
     bool online;                        /* takes interrupts and threads */
     bool tsc_deadline;                  /* clock event by TSC_DEADLINE, else by count */
     bool nmi_expected;                  /* a back-end or test asked for an NMI on this CPU */
