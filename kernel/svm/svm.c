@@ -202,10 +202,12 @@ static void new_asid(struct svm_cpu *c, struct svm_vcpu *s)
 
 /*
  * QEMU's software SVM (to 7.2 at least) does not put the interrupt shadow back at VMRUN: a pending interrupt would be taken between STI and HLT and the wake-up
- * lost.  Where the shadow covers a HLT and an interrupt waits, the HLT ends at once on any CPU, so it is done here.
+ * lost.  Where STI's shadow covers a HLT and an interrupt waits that the TPR lets through, the HLT ends at once on any CPU, so it is done here.
  */
 static void finish_shadowed_hlt(struct vcpu *v, struct svm_vcpu *s)
 {
+    if (!(v->rflags & RFLAGS_IF) || !vcpu_wakes(v))
+        return;
     const struct insn *insn = vcpu_decode(v);
     if (insn && insn->op == INSN_HLT)
         vcpu_advance(v, insn->len);

@@ -61,7 +61,8 @@ static void free_chunk(uint64_t word)
     for (unsigned i = 0; table && i < 512; i++)
         if (table[i])
             page_put(table[i], ORDER_4K);
-    kfree(table);
+    if (table)
+        page_free(va_to_pa(table), ORDER_4K);
 }
 
 void gmem_fini(struct gmem *g)
@@ -87,14 +88,16 @@ static bool wants_large(const struct gmem_range *r, gpa_t gpa)
     return !r->rom && start >= r->base && start + PAGE_2M <= r->base + r->len;
 }
 
+/* Tables come from the promise too: a running VM must not depend on what is left of the heap. */
 static uint64_t *table_of(struct gmem *g, uint64_t *chunk)
 {
     if (!*chunk) {
-        uint64_t *table = kzalloc(512 * sizeof *table);
-        if (!table)
+        hpa_t pa = page_alloc(ORDER_4K, PAGE_ZERO | PAGE_RESERVED_OK);
+        if (!pa)
             return NULL;
-        g->tables += 512 * sizeof *table;
-        atomic_store(chunk, (uint64_t)(uintptr_t)table);
+        drawn(g, PAGE_SIZE);
+        g->tables += PAGE_SIZE;
+        atomic_store(chunk, (uint64_t)(uintptr_t)pa_to_va(pa));
     }
     return (uint64_t *)(uintptr_t)*chunk;
 }

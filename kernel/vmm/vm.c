@@ -24,8 +24,8 @@ static void end_threads(struct vm *);
 static hpa_t table_alloc(void *arg) { return gmem_table_page(arg); }
 static void table_free(void *arg, hpa_t pa) { page_put(pa, ORDER_4K); }
 
-/* Nested tables in the worst case, all 4 KiB leaves, and a little for the upper levels and device space. */
-static uint64_t table_bytes(uint64_t ram) { return ALIGN_UP(ram / 512, PAGE_SIZE) + 64 * PAGE_SIZE; }
+/* Nested tables and gmem's own in the worst case, all 4 KiB pages, and a little for the upper levels. */
+static uint64_t table_bytes(uint64_t ram) { return 2 * ALIGN_UP(ram / 512, PAGE_SIZE) + 64 * PAGE_SIZE; }
 
 static int check_params(const struct vm_params *p, char *err, size_t errlen)
 {
