@@ -222,6 +222,21 @@ static void mode4_and_5_strobe(void **state)
     unsigned rises = irq.rises;
     ticks(1000);
     assert_int_equal(irq.rises - rises, 1);
+    for (unsigned i = 1; i < 2000; i++) {       /* an event timer: new counts without a new control word, in time and too late */
+        rises = irq.rises;
+        wr(0, i), wr(0, i >> 8);
+        ticks(i);
+        assert_int_equal(irq.rises - rises, 0);
+        ticks(2 + i % 5);
+        assert_int_equal(irq.rises - rises, 1);
+    }
+    for (unsigned i = 15; i < 2000; i++) {      /* set anew while it counts */
+        rises = irq.rises;
+        wr(0, i), wr(0, i >> 8);
+        ticks(i % 15);
+    }
+    ticks(5000);
+    assert_int_equal(irq.rises - rises, 1);
 }
 
 static void bcd(void **state)
