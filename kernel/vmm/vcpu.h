@@ -103,7 +103,8 @@ struct vm {
     uint64_t boot_gpr[16], boot_rip;
     struct cpu_state boot;
 
-    struct mutex lock;          /* control: one of run, pause, reset, stop at a time */
+    struct mutex control;       /* one of run, pause, resume, reset, stop at a time, from beginning to end; outside lock */
+    struct mutex lock;          /* state below; given up while waiting for vCPUs to stand still */
     struct cond changed;        /* with lock: state or a vCPU's parked changed */
     enum vm_state state;
     unsigned threads, parked;   /* vCPU threads that exist; those standing still */

@@ -86,6 +86,7 @@ int vm_create(const struct vm_params *p, struct vm **out, char *err, size_t errl
     vm->p = *p;
     vm->serial = atomic_add(&serials, 1);
     vm->pte_reserved = BITS(51, 0) & ~(BIT(vmm_host.phys_bits) - 1);
+    mutex_init(&vm->control);
     mutex_init(&vm->lock);
     cond_init(&vm->changed);
     vmclock_init(&vm->clock);
@@ -313,9 +314,25 @@ static void start_clock(struct vm *vm)
 
 /* ---- Control ---- */
 
+/*
+ * Waiting for vCPUs gives vm->lock up, so it alone does not keep operations apart: a reset by the worker once released the vCPUs that a pause was
+ * waiting for, and the pause waited for ever.
+ */
+static void begin(struct vm *vm)
+{
+    mutex_lock(&vm->control);
+    mutex_lock(&vm->lock);
+}
+
+static void end(struct vm *vm)
+{
+    mutex_unlock(&vm->lock);
+    mutex_unlock(&vm->control);
+}
+
 int vm_run(struct vm *vm)
 {
-    mutex_lock(&vm->lock);
+    begin(vm);
     int err = vm->state == VM_STOPPED ? 0 : -EBUSY;
     if (!err) {
         clear_requests(vm);
@@ -329,7 +346,7 @@ int vm_run(struct vm *vm)
         start_clock(vm);
         release_all(vm);
     }
-    mutex_unlock(&vm->lock);
+    end(vm);
     return err;
 }
 
@@ -343,20 +360,20 @@ static void hold(struct vm *vm)
 
 int vm_pause(struct vm *vm)
 {
-    mutex_lock(&vm->lock);
+    begin(vm);
     int err = vm->state == VM_RUNNING ? 0 : -EBUSY;
     if (!err) {
         hold(vm);
         vm->state = VM_PAUSED;
         cond_broadcast(&vm->changed);
     }
-    mutex_unlock(&vm->lock);
+    end(vm);
     return err;
 }
 
 int vm_resume(struct vm *vm)
 {
-    mutex_lock(&vm->lock);
+    begin(vm);
     int err = vm->state == VM_PAUSED ? 0 : -EBUSY;
     if (!err) {
         if (vm->hooks.resume)
@@ -365,7 +382,7 @@ int vm_resume(struct vm *vm)
         vm->state = VM_RUNNING;
         release_all(vm);
     }
-    mutex_unlock(&vm->lock);
+    end(vm);
     return err;
 }
 
@@ -387,11 +404,11 @@ static void tell_stopped(struct vm *vm, enum vm_stop cause, const char *reason)
 
 int vm_kill(struct vm *vm)
 {
-    mutex_lock(&vm->lock);
+    begin(vm);
     int err = vm->state == VM_RUNNING || vm->state == VM_PAUSED ? 0 : -EBUSY;
     if (!err)
         stop_locked(vm, STOP_KILLED, 0, "killed by the operator");
-    mutex_unlock(&vm->lock);
+    end(vm);
     if (!err)
         tell_stopped(vm, STOP_KILLED, "killed by the operator");
     return err;
@@ -415,11 +432,11 @@ static void reset_locked(struct vm *vm)
 
 int vm_reset(struct vm *vm)
 {
-    mutex_lock(&vm->lock);
+    begin(vm);
     int err = vm->state == VM_RUNNING || vm->state == VM_PAUSED ? 0 : -EBUSY;
     if (!err)
         reset_locked(vm);
-    mutex_unlock(&vm->lock);
+    end(vm);
     return err;
 }
 
@@ -428,7 +445,7 @@ static void carry_out(struct work *w)
 {
     struct vm *vm = container_of(w, struct vm, work);
     char reason[256];
-    mutex_lock(&vm->lock);
+    begin(vm);
     spin_lock(&vm->req_lock);
     enum vm_stop stop = vm->want_stop;
     unsigned code = vm->want_code;
@@ -442,7 +459,7 @@ static void carry_out(struct work *w)
         reset_locked(vm);
     else
         cond_broadcast(&vm->changed);       /* somebody else was faster: nothing is asked for any more */
-    mutex_unlock(&vm->lock);
+    end(vm);
     if (live && stop != STOP_NONE)
         tell_stopped(vm, stop, reason);
 }
