@@ -129,6 +129,24 @@ int host_blk_open(const char *path, unsigned flags, struct blk **out)
     return err;
 }
 
+bool host_blk_hole(struct blk *b, uint64_t off, uint64_t *len)
+{
+    struct host_blk *h = container_of(b, struct host_blk, blk);
+    if (b->ops != &host_ops)
+        return false;
+    off_t data = lseek(h->fd, off, SEEK_DATA);
+    if (data < 0)
+        return errno == ENXIO && b->size > off;         /* nothing but hole up to the end */
+    if ((uint64_t)data > off) {
+        *len = MIN(*len, ALIGN_DOWN(data - off, 512ull));
+        return *len > 0;
+    }
+    off_t hole = lseek(h->fd, off, SEEK_HOLE);
+    if (hole > 0)
+        *len = MIN(*len, ALIGN_UP(hole - off, 512ull));
+    return false;
+}
+
 void progress_show(struct progress *p, uint64_t done, uint64_t all)
 {
     int percent = all ? (int)((double)done * 100 / all) : 100;

@@ -6,6 +6,9 @@ enum { HOST_WRITE = 1, HOST_CREATE = 2 /* and truncate */, HOST_SYNC = 4 /* flus
 /* The size is rounded up to 512; what lies behind the real end reads as zeroes.  0 or -errno. */
 int host_blk_open(const char *path, unsigned flags, struct blk **out);
 
+/* Whether off is in a hole of the file; *len becomes the length of the hole or the data, at most. */
+bool host_blk_hole(struct blk *, uint64_t off, uint64_t *len);
+
 /* Progress on stderr: a line that is redrawn on a terminal, "12 %" lines elsewhere, nothing when quiet. */
 struct progress { const char *what; int last; bool quiet; };
 void progress_show(struct progress *, uint64_t done, uint64_t all);

@@ -225,6 +225,8 @@ static bool known_zero(struct blk *b, uint64_t off, uint64_t *len, const char *p
 {
     unsigned what;
     uint64_t at;
+    if (!strcmp(b->kind, "host"))
+        return host_blk_hole(b, off, len);
     int err = image_map(b, off, len, &what, &at);
     if (err)
         fail("cannot read", path, err, NULL);

@@ -9,34 +9,32 @@
 /* ---- Completion ---- */
 
 /*
- * One trampoline per CPU.  The lock makes it correct even where two threads share an index (hosted code without CPUs): the second
- * leaves its request to the first.
+ * One trampoline per CPU: while a done runs, requests that end are pushed on a stack, which whoever set `running` works off.  That it is
+ * atomic makes it correct even where two threads share an index (hosted code without CPUs): the second leaves its request to the first.
  */
-struct trampoline { struct spinlock lock; bool running; struct list ended; } __aligned_to(64);
+struct trampoline { struct list *ended; uint32_t running; } __aligned_to(64);
 static struct trampoline trampolines[MAX_CPUS];
 
-static struct blk_req *next_ended(struct trampoline *t)
+static void push(struct trampoline *t, struct blk_req *r)
 {
-    spin_lock(&t->lock);
-    struct list *n = t->ended.next ? list_pop(&t->ended) : NULL;
-    t->running = n != NULL;
-    spin_unlock(&t->lock);
-    return n ? list_entry(n, struct blk_req, link) : NULL;
+    r->link.next = __atomic_load_n(&t->ended, __ATOMIC_RELAXED);
+    while (!atomic_cas(&t->ended, &r->link.next, &r->link))
+        ;
 }
 
-/* True: a done is running here already and will take the request over. */
-static bool hand_over(struct trampoline *t, struct blk_req *r)
+/* Runs all that is on the stack, in the order of its ending. */
+static void run_ended(struct trampoline *t)
 {
-    spin_lock(&t->lock);
-    bool busy = t->running;
-    if (busy) {
-        if (!t->ended.next)
-            list_init(&t->ended);
-        list_append(&t->ended, &r->link);
+    struct list *fifo = NULL, *next;
+    for (struct list *l = atomic_xchg(&t->ended, NULL); l; l = next) {
+        next = l->next;
+        l->next = fifo, fifo = l;
     }
-    t->running = true;
-    spin_unlock(&t->lock);
-    return busy;
+    for (; fifo; fifo = next) {
+        struct blk_req *r = list_entry(fifo, struct blk_req, link);
+        next = fifo->next;
+        r->done(r);
+    }
 }
 
 void blk_complete(struct blk_req *r, int err)
@@ -44,10 +42,18 @@ void blk_complete(struct blk_req *r, int err)
     r->err = err;
     preempt_disable();
     struct trampoline *t = &trampolines[port_cpu()];
-    if (!hand_over(t, r)) {
-        do
-            r->done(r);
-        while ((r = next_ended(t)));
+    bool first = !atomic_xchg(&t->running, 1u);
+    if (first) {
+        r->done(r);
+    } else {
+        push(t, r);
+        first = !atomic_xchg(&t->running, 1u);  /* the one who ran may just have looked at the stack for the last time */
+    }
+    while (first) {
+        while (atomic_load(&t->ended))
+            run_ended(t);
+        atomic_xchg(&t->running, 0u);
+        first = atomic_load(&t->ended) && !atomic_xchg(&t->running, 1u);
     }
     preempt_enable();
 }
