@@ -92,12 +92,26 @@ static int check(const struct blk *b, const struct blk_req *r)
     return b->limits.ctx_size && !r->ctx ? -EINVAL : 0;
 }
 
+/* The common case, answered in one go: a read or write of one piece of memory that the layer can take as it is. */
+static bool is_plain(const struct blk *b, const struct blk_req *r)
+{
+    const struct blk_limits *l = &b->limits;
+    uint64_t size = atomic_load_relaxed(&b->size);
+    return r->op <= BLK_WRITE && !r->flags && r->niov == 1 && r->len && r->len <= l->max_len && r->iov->len >= r->len &&
+        !((r->off | r->len) & (l->block - 1)) && !((uintptr_t)r->iov->base & (l->mem_align - 1)) && r->off < size &&
+        r->len <= size - r->off && (r->op == BLK_READ || !l->read_only) && (r->ctx || !l->ctx_size);
+}
+
 void blk_submit(struct blk *b, struct blk_req *r)
 {
+    if (likely(is_plain(b, r))) {
+        b->ops->submit(b, r);
+        return;
+    }
     int err = check(b, r);
     if (unlikely(err || (!r->len && r->op != BLK_FLUSH)))
         blk_complete(r, err);
-    else if (likely(blk_fits(b, r)))
+    else if (blk_fits(b, r))
         b->ops->submit(b, r);
     else
         blk_split_submit(b, r);
