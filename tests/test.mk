@@ -3,7 +3,7 @@
 test:
 	@scripts/setup
 	@$(MAKE) --no-print-directory Q=@ test-built
-test-built: all $(unit_tests) $(B)/tools/crc32c guests
+test-built: all $(unit_tests) $(fuzzers) $(B)/tools/crc32c guests
 	@tests/run --build $(B) --only '$(ONLY)'
 
 # Every fuzzer for a short while, from its corpus: make fuzz SECONDS=20
