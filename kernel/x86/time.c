@@ -246,10 +246,13 @@ void time_distrust_tsc(const char *why)
 
 /* ---- TSC in step?  The boot CPU answers the other's questions; half the shortest round trip bounds the error. ---- */
 enum { SYNC_ROUNDS = 32 };
-static struct { uint32_t ask, answer, done; uint64_t tsc; int64_t offset; uint64_t trip; } sync __aligned_to(64);
+/* One CPU at a time, in the order of their indexes: `turn` is the one that the boot CPU serves, `over` the last it has finished with or given up. */
+static struct { uint32_t turn, over, ask, answer, done; uint64_t tsc; int64_t offset; uint64_t trip; } sync __aligned_to(64);
 
 void time_sync_ap(unsigned cpu)
 {
+    sync.ask = sync.answer = sync.done = 0;
+    atomic_store(&sync.turn, cpu);
     for (uint64_t start = rdtsc_ordered(); !atomic_load(&sync.done) && rdtsc_ordered() - start < tm.tsc.hz;) {
         uint32_t ask = atomic_load(&sync.ask);
         if (ask == sync.answer) {
@@ -265,21 +268,27 @@ void time_sync_ap(unsigned cpu)
         log_warn("time", "TSC of CPU %u is %lld ticks off", cpu, (long long)sync.offset);
         time_distrust_tsc("the TSCs of the CPUs differ");
     }
-    sync.ask = sync.answer = sync.done = 0;
+    atomic_store(&sync.over, cpu);
 }
 
-static void measure_offset(int64_t *offset, uint64_t *trip, uint32_t *asked)
+/* false: the boot CPU did not wait any longer. */
+static bool measure_offset(int64_t *offset, uint64_t *trip, uint32_t *asked)
 {
+    unsigned me = cpu_index();
     *trip = ~0ull >> 1;
     for (unsigned i = 0; i < SYNC_ROUNDS; i++) {
         uint64_t t0 = rdtsc_ordered();
         atomic_store(&sync.ask, ++*asked);
-        while (atomic_load(&sync.answer) != *asked)
+        while (atomic_load(&sync.answer) != *asked) {
+            if (atomic_load(&sync.over) >= me)
+                return false;
             cpu_relax();
+        }
         uint64_t t1 = rdtsc_ordered(), mid = t0 + (t1 - t0) / 2;
         if (t1 - t0 < *trip)
             *trip = t1 - t0, *offset = (int64_t)(sync.tsc - mid);
     }
+    return true;
 }
 
 void time_sync_self(void)
@@ -287,11 +296,16 @@ void time_sync_self(void)
     int64_t offset = 0;
     uint64_t trip, adjust;
     uint32_t asked = 0;
-    measure_offset(&offset, &trip, &asked);
+    while (atomic_load(&sync.turn) != cpu_index())
+        if (atomic_load(&sync.over) >= cpu_index())
+            return;
+    if (!measure_offset(&offset, &trip, &asked))
+        return;
     bool off = offset > (int64_t)trip || offset < -(int64_t)trip;
     if (off && cpu_has(FEAT_TSC_ADJUST) && rdmsr_safe(MSR_TSC_ADJUST, &adjust)) {
         wrmsr(MSR_TSC_ADJUST, adjust + (uint64_t)offset);
-        measure_offset(&offset, &trip, &asked);
+        if (!measure_offset(&offset, &trip, &asked))
+            return;
     }
     sync.offset = offset, sync.trip = trip;
     atomic_store(&sync.done, 1u);
