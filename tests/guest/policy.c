@@ -116,7 +116,6 @@ static void msrs(void)
     CHECK("mtrr-beyond-width", wrmsr_faults(0x203, 1ull << 62));
     CHECK("efer-reserved", wrmsr_faults(0xc0000080, rdmsr(0xc0000080) | 1 << 17));
     CHECK("efer-svme", wrmsr_faults(0xc0000080, rdmsr(0xc0000080) | 1 << 12));
-    CHECK("lstar-canonical", wrmsr_faults(0xc0000082, 0x8000000000000000));
     CHECK("apic-base-reserved", wrmsr_faults(0x1b, base | 1));
     CHECK("apic-base-x2-without-enable", wrmsr_faults(0x1b, (base & ~0x800ull) | 0x400));
     CHECK("x2apic-msrs-off", rdmsr_faults(0x802));
