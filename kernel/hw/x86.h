@@ -78,6 +78,7 @@
 
 /* DR6 and DR7 after reset; the constant-one bits. */
 #define DR6_INIT        0xffff0ff0ull
+#define DR6_BS          BIT(14)
 #define DR7_INIT        0x400ull
 
 /* Page-table entries (4-level paging). */

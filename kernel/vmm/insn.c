@@ -4,6 +4,7 @@
 
 #include "kernel/hw/x86.h"
 #include "kernel/lib/log.h"
+#include "kernel/sched/fpu.h"
 #include "kernel/vmm/vcpu.h"
 
 enum { PAGE_LEFT_MIN = 16 };
@@ -62,7 +63,7 @@ static enum emu_result mem_read(struct emu_ctx *c, gva_t va, void *buf, unsigned
 {
     gpa_t gpa;
     struct vcpu *v = vcpu_of(c);
-    enum emu_result r = translate(c, va, 0, &gpa);
+    enum emu_result r = translate(c, va, c->write_intent ? PF_W : 0, &gpa);
     if (r != EMU_OK)
         return r;
     const void *ram = gmem_peek(&v->vm->gmem, gpa);     /* one page: the emulator splits */
@@ -145,6 +146,51 @@ static enum emu_result port_out(struct emu_ctx *c, uint16_t port, unsigned size,
     return EMU_OK;
 }
 
+static enum emu_result probe(struct emu_ctx *c, gva_t va, unsigned len, bool write, bool *ram)
+{
+    gpa_t gpa;
+    enum emu_result r = translate(c, va, write ? PF_W : 0, &gpa);
+    if (r == EMU_OK)
+        *ram = gmem_is_ram(&vcpu_of(c)->vm->gmem, gpa, len);
+    return r;
+}
+
+/*
+ * Vector registers are the guest's own while it runs: they are put into its XSAVE area for the access, which vector moves to devices are rare enough for.
+ * Intel SDM vol. 1 "Legacy Region of an XSAVE Area", "XSAVE Header".
+ */
+enum { XSAVE_XMM = 160, XSTATE_SSE = 2 };
+
+static uint64_t *xstate_bv(const struct vcpu *v)
+{
+    return sched_fpu_size() > FPU_LEGACY_SIZE ? (uint64_t *)((uint8_t *)v->fpu + FPU_HEADER) : NULL;
+}
+
+static void vec_get(struct emu_ctx *c, unsigned n, void *v16)
+{
+    struct vcpu *v = vcpu_of(c);
+    fpu_detach();
+    const uint64_t *bv = xstate_bv(v);
+    if (bv && !(*bv & XSTATE_SSE))      /* in its initial state: the bytes may be stale */
+        memset(v16, 0, 16);
+    else
+        memcpy(v16, (const uint8_t *)v->fpu + XSAVE_XMM + 16 * n, 16);
+    fpu_attach();
+}
+
+static void vec_set(struct emu_ctx *c, unsigned n, const void *v16)
+{
+    struct vcpu *v = vcpu_of(c);
+    fpu_detach();
+    uint64_t *bv = xstate_bv(v);
+    if (bv && !(*bv & XSTATE_SSE)) {
+        memset((uint8_t *)v->fpu + XSAVE_XMM, 0, 16 * 16);
+        *bv |= XSTATE_SSE;
+    }
+    memcpy((uint8_t *)v->fpu + XSAVE_XMM + 16 * n, v16, 16);
+    fpu_attach();
+}
+
 static void load_seg(struct emu_ctx *c, enum seg s)
 {
     struct vcpu *v = vcpu_of(c);
@@ -156,7 +202,7 @@ static void load_seg(struct emu_ctx *c, enum seg s)
 
 static const struct emu_ops ops = {
     .read = mem_read, .write = mem_write, .cmpxchg = mem_cmpxchg, .fetch = mem_fetch,
-    .port_in = port_in, .port_out = port_out, .load_seg = load_seg,
+    .port_in = port_in, .port_out = port_out, .probe = probe, .load_seg = load_seg, .vec_get = vec_get, .vec_set = vec_set,
 };
 
 static void setup(struct vcpu *v)
@@ -325,11 +371,13 @@ void vcpu_emulate(struct vcpu *v, struct exit *e)
     case EMU_OK:
         v->rflags = v->emu.rflags;
         v->rip = v->emu.rip;
-        if (v->shadow)
+        if (v->shadow || v->emu.trap_db)
             vcpu_advance(v, 0);
         break;
     case EMU_AGAIN:
         v->rflags = v->emu.rflags;
+        if (v->emu.trap_db)
+            vcpu_advance(v, 0);
         break;
     case EMU_EXCEPTION:
         v->rflags = v->emu.rflags;

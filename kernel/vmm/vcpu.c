@@ -57,6 +57,11 @@ void vcpu_advance_slow(struct vcpu *v)
     vcpu_code(v);
     if (vcpu_cpu_mode(v) != MODE_64)
         v->rip = (uint32_t)v->rip;
+    if ((v->rflags & RFLAGS_TF) && !v->exc.valid) {     /* the trap after a single step: the CPU has not seen this one end */
+        vcpu_state(v, ST_DRS)->dr6 |= DR6_BS;
+        vcpu_put_state(v, ST_DRS);
+        vcpu_raise(v, EXC_DB, false, 0);
+    }
 }
 
 void vcpu_raise(struct vcpu *v, uint8_t vector, bool has_error, uint32_t error)

@@ -164,7 +164,7 @@ void vcpu_advance_slow(struct vcpu *);
 static inline void vcpu_advance(struct vcpu *v, unsigned len)
 {
     v->rip += len;
-    if (unlikely(v->shadow || v->rip >> 32))
+    if (unlikely(v->shadow | (v->rflags & RFLAGS_TF) | v->rip >> 32))
         vcpu_advance_slow(v);
 }
 void vcpu_raise(struct vcpu *, uint8_t vector, bool has_error, uint32_t error);
