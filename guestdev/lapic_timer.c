@@ -23,7 +23,7 @@ static void arm(struct lapic *l)
 static void expired(void *arg)
 {
     struct lapic *l = arg;
-    uint64_t now = vmclock_now(l->c.clock), d = atomic_load(&l->deadline), next;
+    uint64_t now = READ_ONCE(l->timer.now), d = atomic_load(&l->deadline), next;
     do {
         if (!d || now < d)
             return;             /* stopped, or set anew: whoever did it has armed the vtimer too */

@@ -15,28 +15,38 @@ void vmclock_init(struct vmclock *c)
 }
 
 /*
- * One reading: the host clock is read inside the sequence count, by readers and writers alike.  So a reading that a writer overtakes is thrown away, and VM
- * time never steps back over a pause.
+ * The host clock is read inside the sequence count, by readers and writers alike.  So a reading that a writer overtakes is thrown away, and VM time never steps
+ * back over a pause.
  */
-struct reading { bool running; int64_t offset; uint64_t now; };
-
-static struct reading read_clock(struct vmclock *c)
+static inline bool unchanged(struct vmclock *c, uint32_t seq)
 {
-    struct reading r;
-    uint32_t seq;
-    do {
-        seq = atomic_load(&c->seq) & ~1u;
-        r.running = READ_ONCE(c->running);
-        r.offset = READ_ONCE(c->offset);
-        r.now = r.running ? clock_ns() + r.offset : READ_ONCE(c->stopped_at);
-        __atomic_thread_fence(__ATOMIC_ACQUIRE);
-    } while (unlikely(atomic_load_relaxed(&c->seq) != seq));
-    return r;
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return likely(atomic_load_relaxed(&c->seq) == seq);
 }
+static inline uint32_t begin_read(struct vmclock *c) { return atomic_load(&c->seq) & ~1u; }
 
 uint64_t vmclock_now(struct vmclock *c)
 {
-    return read_clock(c).now;
+    uint32_t seq;
+    uint64_t now;
+    do {
+        seq = begin_read(c);
+        now = likely(READ_ONCE(c->running)) ? clock_ns() + READ_ONCE(c->offset) : READ_ONCE(c->stopped_at);
+    } while (!unchanged(c, seq));
+    return now;
+}
+
+/* Does it run, and how far is VM time ahead of the host's? */
+static inline bool read_offset(struct vmclock *c, int64_t *offset)
+{
+    uint32_t seq;
+    bool running;
+    do {
+        seq = begin_read(c);
+        running = READ_ONCE(c->running);
+        *offset = READ_ONCE(c->offset);
+    } while (!unchanged(c, seq));
+    return running;
 }
 
 /* Around every change; clock->lock held. */
@@ -106,16 +116,17 @@ void vmclock_set(struct vmclock *c, uint64_t ns)
 static void expired(struct timer *host)
 {
     struct vtimer *t = container_of(host, struct vtimer, host);
+    int64_t offset;
     bool fire = false;
     spin_lock(&t->lock);
-    struct reading r = read_clock(t->clock);
-    if (t->armed && r.running) {
+    if (t->armed && read_offset(t->clock, &offset)) {
         /* An arm or a clock stop may have overtaken this expiry on its way. */
-        fire = r.now >= t->deadline;
-        if (fire)
+        t->now = clock_ns() + offset;
+        fire = t->now >= t->deadline;
+        if (likely(fire))
             t->armed = false;
         else
-            timer_arm(&t->host, host_time(t->deadline, r.offset));
+            timer_arm(&t->host, host_time(t->deadline, offset));
     }
     spin_unlock(&t->lock);
     if (fire)
@@ -136,9 +147,9 @@ void vtimer_arm(struct vtimer *t, uint64_t vm_ns)
     spin_lock(&t->lock);
     t->deadline = vm_ns;
     t->armed = true;
-    struct reading r = read_clock(t->clock);
-    if (r.running)
-        timer_arm(&t->host, host_time(vm_ns, r.offset));
+    int64_t offset;
+    if (read_offset(t->clock, &offset))
+        timer_arm(&t->host, host_time(vm_ns, offset));
     spin_unlock(&t->lock);
 }
 

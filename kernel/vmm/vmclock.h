@@ -23,6 +23,7 @@ struct vtimer {
     void *arg;
     uint64_t deadline;          /* VM time; valid while armed */
     bool armed;
+    uint64_t now;               /* VM time that the latest expiry saw; fn may take it for the time instead of reading the clock */
     struct list link;
 };
 

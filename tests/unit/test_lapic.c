@@ -592,6 +592,40 @@ static void concurrent_senders(void **state)
     host_clock_manual(true);
 }
 
+/* Real clock, expiries on another thread: however often a timer is set anew or stopped under way, the last setting comes, and a stopped one stays away. */
+static void timer_against_its_expiry(void **state)
+{
+    enable(0);
+    host_clock_manual(false);
+    wr(0, LAPIC_TIMER_DIVIDE, TIMER_DIVIDE_1);
+    for (unsigned i = 0; i < 3000; i++) {
+        wr(0, LAPIC_LVT_TIMER, 0x30 | (i % 3 == 0 ? LVT_TIMER_PERIODIC : 0));
+        for (unsigned k = 0; k < i % 5; k++)
+            wr(0, LAPIC_TIMER_INIT, 500 + i * 37 % 60000);
+        wr(0, LAPIC_TIMER_INIT, 1000 + i * 31 % 90000);
+        uint64_t limit = clock_ns() + 10000000000ull;
+        while (pending(0) != 0x30 && clock_ns() < limit)
+            thread_yield();
+        take(0, 0x30);
+        wr(0, LAPIC_TIMER_INIT, 0);
+        thread_yield();
+        wr(0, LAPIC_EOI, 0);
+        if (pending(0) == 0x30) {               /* an expiry that was on its way when the timer was stopped */
+            take(0, 0x30);
+            wr(0, LAPIC_EOI, 0);
+        }
+    }
+    thread_sleep_until(clock_ns() + 2000000);
+    int last = pending(0);
+    if (last != IRQ_NONE) {
+        take(0, last);
+        wr(0, LAPIC_EOI, 0);
+    }
+    thread_sleep_until(clock_ns() + 2000000);
+    assert_int_equal(pending(0), IRQ_NONE);
+    host_clock_manual(true);
+}
+
 static void thousand(void **state)
 {
     unsigned long before = port_alloc_count();
@@ -617,7 +651,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(reset_values), T(priority), T(same_vector_merges_and_one_more_is_kept), T(eoi_of_level_goes_to_the_ioapic), T(errors), T(ipis), T(logical_destinations),
         T(lowest_priority), T(msi), T(extint), T(lint0_level), T(one_shot_timer), T(periodic_timer_does_not_drift), T(tsc_deadline), T(mode_transitions),
-        T(x2apic_registers), T(init_and_reset), T(snapshot), T(concurrent_senders), T(thousand),
+        T(x2apic_registers), T(init_and_reset), T(snapshot), T(concurrent_senders), T(timer_against_its_expiry), T(thousand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
