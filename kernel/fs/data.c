@@ -243,6 +243,7 @@ int file_free(struct fs_file *f)
     uint64_t blocks, first;
     int err = 0;
     mapped_gate(&f->m);
+    map_forget(f, 0, BIT(51));
     while (!err && f->ext.root.blk) {
         struct txn t;
         err = txn_begin(fs, &t, bt_cost(&f->ext, 1) + atomic_load_relaxed(&fs->tree_cost), TXN_FREES);
@@ -253,12 +254,12 @@ int file_free(struct fs_file *f)
         f->rec.blocks -= MIN(blocks, f->rec.blocks);
         if (!err)                       /* the size goes along: nothing stale is left behind the end when this stops half-way */
             f->rec.size = MIN(f->rec.size, bytes(first));
+        if (!f->ext.root.blk)
+            f->rec.blocks = 0;
         atomic_store_relaxed(&fs->changed, true);
         inode_dirty(f, &t);
         txn_end(fs, &t);
     }
-    if (!f->ext.root.blk)
-        f->rec.blocks = 0;
     mapped_ungate(&f->m);
     return err;
 }
@@ -294,7 +295,6 @@ int fs_truncate(struct fs_file *f, uint64_t size)
     mutex_lock(&f->lock);
     if (!size && f->rec.size) {
         err = file_free(f);
-        map_forget(f, 0, BIT(52));
     } else if (size < f->rec.size) {
         err = shrink(f, size);
     } else if (size > f->rec.size) {

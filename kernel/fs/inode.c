@@ -100,7 +100,7 @@ static int remove_record(struct fs_file *f)
 {
     struct fs *fs = f->fs;
     struct txn t;
-    int err = txn_begin(fs, &t, bt_cost(&fs->tree, 2), TXN_FREES);
+    int err = txn_begin(fs, &t, 2 * atomic_load_relaxed(&fs->tree_cost), TXN_FREES);
     if (err)
         return err;
     mutex_lock(&fs->tree_lock);
@@ -117,7 +117,7 @@ static int remove_record(struct fs_file *f)
         if (f->dirty) {
             f->dirty = false;
             list_del(&f->dirty_link);
-            fs->ndirty_inodes--;
+            atomic_store_relaxed(&fs->ndirty_inodes, fs->ndirty_inodes - 1);
             t.resv += atomic_load_relaxed(&fs->tree_cost);       /* promised when it was soiled; given back with the rest */
         }
         mutex_unlock(&fs->inode_lock);
@@ -165,7 +165,7 @@ void inode_dirty(struct fs_file *f, struct txn *t)
             space_overpromise(fs, missing), t->resv += missing;
         t->resv -= atomic_load_relaxed(&fs->tree_cost);
         f->dirty = true;
-        fs->ndirty_inodes++;
+        atomic_store_relaxed(&fs->ndirty_inodes, fs->ndirty_inodes + 1);
         list_append(&fs->dirty_inodes, &f->dirty_link);
     }
     mutex_unlock(&fs->inode_lock);
@@ -204,7 +204,7 @@ void inodes_stored(struct fs *fs)
         if (!f->opens)
             inode_destroy(f);
     }
-    fs->ndirty_inodes = 0;
+    atomic_store_relaxed(&fs->ndirty_inodes, 0u);
     mutex_unlock(&fs->inode_lock);
 }
 
