@@ -11,7 +11,7 @@ $(BENCH)/first.elf: tests/bench/first.S tests/guest/guest.ld
 	@mkdir -p $(@D)
 	$(Q)$(CC) -m32 -c $< -o $(@:.elf=.o)
 	$(Q)ld -m elf_i386 -z noexecstack -T tests/guest/guest.ld -o $@ $(@:.elf=.o)
-bench_files := $(BENCH)/count.so $(BENCH)/init $(BENCH)/first.elf $(GUEST)/bench32.elf $(GUEST)/bench64.elf
+bench_files := $(BENCH)/count.so $(BENCH)/init $(BENCH)/first.elf $(B)/tests/guest/bench32.elf $(B)/tests/guest/bench64.elf
 
 bench: all $(bench_files) $(B)/tools/crc32c $(B)/guests/initrd
 	@tests/bench/bench
