@@ -277,7 +277,7 @@ static int shrink(struct fs_file *f, uint64_t size)
         if (!err && !e.hole && !(e.flags & EXT_UNWRITTEN))
             err = file_write_locked(f, size, zero, tail);
     }
-    while (!err && end > first) {
+    while (!err && !(err = ext_end(f, &end)) && end > first) {       /* holes cost nothing, however long */
         uint64_t from = end - first > EXT_MAX ? end - EXT_MAX : first;
         err = ext_unmap(f, from, end);
         if (!err)

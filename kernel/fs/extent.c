@@ -261,6 +261,19 @@ int ext_edit(struct fs_file *f, int how, uint64_t lblk, const struct extent *to,
     return err;
 }
 
+int ext_end(struct fs_file *f, uint64_t *end)
+{
+    union ext_buf b;
+    unsigned len = sizeof b;
+    struct fs_key k = ext_key(*end ? *end - 1 : 0);
+    int err = bt_le(&f->ext, &k, &b, &len);
+    if (err == -ENOENT)
+        *end = 0;
+    else if (!err)
+        *end = MIN(*end, k.a + b.rec.len);
+    return err == -ENOENT ? 0 : err;
+}
+
 int ext_unmap(struct fs_file *f, uint64_t lblk, uint64_t end)
 {
     struct extent e;

@@ -244,6 +244,8 @@ enum { EDIT_NEW /* pinned blocks become the file's, old ones lose a reference */
 /* Change what maps [lblk, +len), which one extent or one hole covers; the file grows to new_size if that is larger.  One transaction. */
 int ext_edit(struct fs_file *, int how, uint64_t lblk, const struct extent *to, uint64_t len, uint64_t new_size);
 int ext_unmap(struct fs_file *, uint64_t lblk, uint64_t end);
+/* Lowers *end to the end of the last extent that begins before it. */
+int ext_end(struct fs_file *, uint64_t *end);
 void map_forget(struct fs_file *, uint64_t lblk, uint64_t len);
 void map_learn(struct fs_file *, uint64_t lblk, uint64_t len, uint64_t pblk, unsigned state);
 
