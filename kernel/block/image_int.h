@@ -60,8 +60,8 @@ int vdi_create(struct blk *, const struct image_opts *, struct image_env *);
 int vmdk_create(struct blk *, const struct image_opts *, struct image_env *);
 
 static inline uint16_t be16(const void *p) { const uint8_t *b = p; return b[0] << 8 | b[1]; }
-static inline uint32_t be32(const void *p) { return __builtin_bswap32(*(const uint32_t __attribute__((aligned(1), may_alias)) *)p); }
-static inline uint64_t be64(const void *p) { return __builtin_bswap64(*(const uint64_t __attribute__((aligned(1), may_alias)) *)p); }
+static inline uint32_t be32(const void *p) { uint32_t v; __builtin_memcpy(&v, p, 4); return __builtin_bswap32(v); }
+static inline uint64_t be64(const void *p) { uint64_t v; __builtin_memcpy(&v, p, 8); return __builtin_bswap64(v); }
 static inline void put_be16(void *p, uint16_t v) { uint8_t *b = p; b[0] = v >> 8, b[1] = v; }
-static inline void put_be32(void *p, uint32_t v) { *(uint32_t __attribute__((aligned(1), may_alias)) *)p = __builtin_bswap32(v); }
-static inline void put_be64(void *p, uint64_t v) { *(uint64_t __attribute__((aligned(1), may_alias)) *)p = __builtin_bswap64(v); }
+static inline void put_be32(void *p, uint32_t v) { v = __builtin_bswap32(v), __builtin_memcpy(p, &v, 4); }
+static inline void put_be64(void *p, uint64_t v) { v = __builtin_bswap64(v), __builtin_memcpy(p, &v, 8); }
