@@ -1,10 +1,11 @@
-# Joist.  `make help` lists the targets.  Each folder names its sources in dir.mk:
+# Joist.  Each folder names its sources in dir.mk:
 #   core    += kernel only, general registers only
 #   hosted  += the same, and also compiled for Linux (unit tests, sanitizers, fuzzers)
 #   service += kernel only, may use SSE (network, SSH, crypto)
 MAKEFLAGS += --no-builtin-rules
 .DELETE_ON_ERROR:
 .SUFFIXES:
+.SECONDARY:
 # make DEBUG=1: everything in build/debug; nothing of kernel/lib/port.h is inline, and torture=N on the command line preempts at random.
 B := $(if $(DEBUG),build/debug,build)
 DEPS ?= build/deps
@@ -16,6 +17,17 @@ service :=
 include $(wildcard boot/dir.mk kernel/dir.mk kernel/*/dir.mk drivers/dir.mk guestdev/dir.mk mgmt/dir.mk)
 
 all: $(B)/joist.elf
+#: make run                the demo: Joist in QEMU on this terminal, with a Linux VM (run-vtx: the same on VT-x, in Bochs)
+#: make test [ONLY=REGEX]  all tests, or those whose name matches; the last line counts
+#: make iso [IMAGES=DIR]   build/joist.iso for a stick or CD, with the files of DIR as image store
+#: make efi-image          build/joist.efi, our own UEFI loader, and a FAT image with it
+#: make tools              host tools for pools and disk images
+#: make fuzz [SECONDS=N]   every fuzzer for so long
+#: make bench              what things cost (bench-peer: the same under Linux KVM; bench-storage)
+#: make test-long          tests that take too long for every day
+#: make clean
+help:
+	@sed -n 's/^#: //p' Makefile
 
 # ---- Kernel ----
 CC := gcc
@@ -58,7 +70,7 @@ $(B)/host/lib.a: $(host_obj)
 	$(Q)ar rcs $@ $^
 $(B)/fuzzlib/%.o: %.c
 	@mkdir -p $(@D)
-	$(Q)clang $(filter-out -Werror,$(HOST_FLAGS)) $(ASAN) -fsanitize=fuzzer-no-link -msse4.2 -Wno-unknown-warning-option -MMD -MP -c $< -o $@
+	$(Q)clang $(filter-out -Werror,$(HOST_FLAGS)) $(ASAN) -fsanitize=fuzzer-no-link -msse4.2 -Wno-unknown-warning-option -Wno-gnu-variable-sized-type-not-at-end -MMD -MP -c $< -o $@
 $(B)/fuzzlib/lib.a: $(fuzz_obj)
 	@rm -f $@
 	$(Q)ar rcs $@ $^
@@ -70,7 +82,7 @@ $(B)/unit/%: tests/unit/%.c $(B)/host/lib.a
 	$(Q)$(CC) $(HOST_FLAGS) $(ASAN) -msse4.2 -MMD -MP $< $(B)/host/lib.a -lcmocka -lz -lzstd -o $@
 $(B)/fuzz/%: tests/fuzz/%.c $(B)/fuzzlib/lib.a
 	@mkdir -p $(@D)
-	$(Q)clang $(filter-out -Werror,$(HOST_FLAGS)) $(ASAN) -fsanitize=fuzzer -msse4.2 -Wno-unknown-warning-option -MMD -MP $< $(B)/fuzzlib/lib.a -lz -lzstd -o $@
+	$(Q)clang $(filter-out -Werror,$(HOST_FLAGS)) $(ASAN) -fsanitize=fuzzer -msse4.2 -Wno-unknown-warning-option -Wno-gnu-variable-sized-type-not-at-end -MMD -MP $< $(B)/fuzzlib/lib.a -lz -lzstd -o $@
 unit: $(unit_tests)
 	@for t in $^; do $$t 2>&1 | tail -n 3 || exit 1; done
 # One test: make unit-test_bus
@@ -82,4 +94,4 @@ clean:
 
 include $(wildcard scripts/*.mk tests/*.mk)
 -include $(shell find $(B) -path $(B)/deps -prune -o -name '*.d' -print 2>/dev/null)
-.PHONY: all unit clean
+.PHONY: all help unit clean

@@ -23,7 +23,8 @@ $(B)/demo.iso: $(B)/joist.elf $(B)/tools/crc32c $(B)/guests/initrd scripts/mkima
 run:
 	@scripts/setup
 	@$(MAKE) --no-print-directory Q=@ $(B)/demo.iso
-	$(Q)scripts/run-qemu --iso $(B)/demo.iso
+	@echo 'Joist starts in QEMU on this terminal; "host poweroff" ends it, Ctrl-A X at once'
+	@scripts/run-qemu --iso $(B)/demo.iso
 # The same on Intel's virtualization, in Bochs (slow: it is a software CPU too).
 run-vtx:
 	@scripts/setup
