@@ -336,8 +336,10 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
         else
             x->offer_injected = true, event = (uint32_t)VEC_VALID | x->offer.vector;
     }
-    set_primary(x, (uint32_t)PRI_INTR_WINDOW, window);
-    set_primary(x, (uint32_t)PRI_NMI_WINDOW, x->nmi_window);
+    /* An NMI window is open while STI's shadow lasts, but not every CPU lets an NMI be injected then: the interrupt window opens behind it. */
+    bool sti = x->interruptibility & BLOCK_STI;
+    set_primary(x, (uint32_t)PRI_INTR_WINDOW, window || (x->nmi_window && sti));
+    set_primary(x, (uint32_t)PRI_NMI_WINDOW, x->nmi_window && !sti);
     if (threshold != x->tpr_threshold)
         vmwrite(VMCS_TPR_THRESHOLD, x->tpr_threshold = threshold);
     if (event == x->entry_event)
