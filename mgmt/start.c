@@ -74,7 +74,7 @@ static void define_demo(void)
     strcpy(d->name, "demo");
     strcpy(d->kernel, "vmlinuz");
     strcpy(d->initrd, "initrd");
-    strcpy(d->cmdline, "console=ttyS0 joist=shell");
+    strcpy(d->cmdline, "console=ttyS0 quiet joist=shell");
     define_and_start(d, true);
     kfree(d);
 }
