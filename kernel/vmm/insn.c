@@ -287,10 +287,13 @@ static __attribute__((noinline)) const struct insn *decode_new(struct vcpu *v, s
 
 static inline const struct insn *decode_at(struct vcpu *v, gva_t va, gpa_t gpa, enum cpu_mode mode)
 {
-    const uint64_t *b = gmem_peek(&v->vm->gmem, gpa);
+    const uint8_t *b = gmem_peek(&v->vm->gmem, gpa);
+    uint64_t lo, hi;
     if (unlikely(!b))
         return decode_slow(v, va, mode);
-    uint64_t lo = b[0], hi = b[1] & BITS(55, 0);
+    memcpy(&lo, b, 8);
+    memcpy(&hi, b + 8, 8);
+    hi &= BITS(55, 0);
     struct decoded *d = &v->decode[(va ^ va >> 6) % DECODE_CACHE];
     if (unlikely(d->lo != lo || d->hi != hi || d->mode != mode + 1))
         return decode_new(v, d, mode, lo, hi);

@@ -101,6 +101,112 @@ static void ports_reach_the_bus(void **state)
     finish(vm);
 }
 
+/* The CPU has not seen an instruction end that was finished here: its single-step trap is ours to deliver. */
+static void single_step_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    struct steps *s = arg;
+    s->ev[s->at] = f->injected;
+    e->kind = EXIT_CPUID;
+    switch (s->at++) {
+    case 0:
+        e->next_rip = v->rip + 2;
+        break;
+    case 1:
+        v->rflags |= RFLAGS_TF;
+        e->insn_len = 2;
+        break;
+    case 2:
+        s->seen[0] = f->st.dr6;
+        s->seen[1] = v->rip;
+        v->rflags &= ~RFLAGS_TF;
+        e->insn_len = 2;
+        break;
+    default:
+        vm_request_stop(v->vm, STOP_POWEROFF, 0, "");
+        e->kind = EXIT_INTERNAL;
+    }
+}
+
+static void single_step_traps_behind_exits(void **state)
+{
+    struct steps s = { 0 };
+    struct vm *vm = make(1, single_step_script, &s);
+    assert_int_equal(vm_run(vm), 0);
+    assert_true(vm_wait(vm, soon()));
+    assert_false(s.ev[1].valid);
+    assert_true(s.ev[2].valid && s.ev[2].type == EVENT_EXCEPTION && s.ev[2].vector == 1 && !s.ev[2].has_error);
+    assert_true(s.seen[0] & DR6_BS);
+    assert_int_equal(s.seen[1], 0xfff0 + 4);
+    assert_false(s.ev[3].valid);
+    finish(vm);
+}
+
+/* MOVUPS between XMM registers and a device, whether or not the state component is in use yet. */
+enum { XMM0 = 160, XSTATE_BV = 512 };
+static void vector_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    static const uint8_t code[] = { 0x0f, 0x11, 0x0e, 0x00, 0x90,       /* movups [9000h], xmm1 */
+                                    0x0f, 0x10, 0x06, 0x00, 0x90 };     /* movups xmm0, [9000h] */
+    struct steps *s = arg;
+    uint64_t *bv = (uint64_t *)((uint8_t *)v->fpu + XSTATE_BV);
+    e->kind = EXIT_MMIO;
+    e->u.mmio.gpa = 0x4009000, e->u.mmio.final = true, e->u.mmio.access = MMIO_READ;
+    switch (s->at++) {
+    case 0:
+        gmem_write(vm_gmem(v->vm), 0x100, code, sizeof code);
+        v->rip = 0x100;
+        f->st.seg[SEG_CS].base = 0;
+        f->st.seg[SEG_DS].base = 0x4000000;
+        f->st.cr4 |= CR4_OSFXSR;
+        memset((uint8_t *)v->fpu + XMM0, 0xee, 256);
+        memset((uint8_t *)v->fpu + XMM0 + 16, 0x5a, 16);
+        *bv = 0;                        /* initial: what lies in the area is stale, the register is zero */
+        break;
+    case 1:
+        s->seen[0] = v->rip;
+        *bv = 2;
+        v->rip = 0x100;
+        break;
+    case 2:
+        break;
+    default:
+        s->seen[1] = v->rip;
+        memcpy(&s->seen[2], (uint8_t *)v->fpu + XMM0, 16);
+        vm_request_stop(v->vm, STOP_POWEROFF, 0, "");
+        e->kind = EXIT_INTERNAL;
+    }
+}
+
+struct log { unsigned n; uint64_t val[8]; };
+static int log_io(void *dev, struct io *io)
+{
+    struct log *l = dev;
+    if (io->write)
+        l->val[l->n++ % 8] = io->data;
+    else
+        io->data = 0x1111111111111111 * (io->off / 8 + 1);
+    return 0;
+}
+
+static void vector_moves_reach_devices(void **state)
+{
+    struct steps s = { 0 };
+    struct log l = { 0 };
+    struct vm *vm = make(1, vector_script, &s);
+    assert_int_equal(bus_add(vm_mmio(vm), 0x4009000, 16, log_io, &l, "log", 0), 0);
+    assert_int_equal(vm_run(vm), 0);
+    assert_true(vm_wait(vm, soon()));
+    assert_int_equal(l.n, 4);
+    assert_int_equal(l.val[0] | l.val[1], 0);
+    assert_int_equal(l.val[2], 0x5a5a5a5a5a5a5a5a);
+    assert_int_equal(l.val[3], 0x5a5a5a5a5a5a5a5a);
+    assert_int_equal(s.seen[0], 0x105);
+    assert_int_equal(s.seen[1], 0x10a);
+    assert_int_equal(s.seen[2], 0x1111111111111111);
+    assert_int_equal(s.seen[3], 0x2222222222222222);
+    finish(vm);
+}
+
 /* ---- Nested faults ---- */
 
 static void fault_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
@@ -446,7 +552,7 @@ static void creation_survives_allocation_failures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(ports_reach_the_bus), T(memory_comes_on_first_touch), T(walks_long_mode_tables), T(walks_32_bit_tables), T(no_wake_up_is_lost),
+        T(ports_reach_the_bus), T(single_step_traps_behind_exits), T(vector_moves_reach_devices), T(memory_comes_on_first_touch), T(walks_long_mode_tables), T(walks_32_bit_tables), T(no_wake_up_is_lost),
         T(tpr_holds_a_halted_cpu), T(control_from_every_state), T(requests_race_with_control), T(third_triple_fault_stops),
         T(no_room_is_said_with_figures), T(everything_is_given_back), T(creation_survives_allocation_failures),
     };
