@@ -1,6 +1,6 @@
 core += drivers/uart16550.c
 core += drivers/pci.c drivers/pci_irq.c drivers/dma.c drivers/drivers.c
-core += drivers/edu.c
+core += drivers/edu.c drivers/pci_selftest.c
 core += drivers/fbcon.c
 core += drivers/ps2.c
 hosted += drivers/ps2_keys.c

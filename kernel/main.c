@@ -6,6 +6,7 @@
 #include "boot/bootinfo.h"
 #include "drivers/fbcon.h"
 #include "drivers/pci.h"
+#include "drivers/pci_selftest.h"
 #include "drivers/ps2.h"
 #include "drivers/uart16550.h"
 #include "kernel/console/console.h"
@@ -227,6 +228,8 @@ static void init_thread(void *arg)
         torture_rate = (unsigned)atoi(v);
     if (bootinfo_option(&boot, "selftest", v, sizeof(v)) && !strncmp(v, "sched", 5))
         sched_selftest(!strcmp(v, "sched,loaded"));
+    if (option_is("selftest", "pci"))
+        pci_selftest();
     virt_init();
     host_check_images();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
