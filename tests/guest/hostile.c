@@ -71,19 +71,24 @@ static void addresses(void)
         static const uint32_t bases[] = { LAPIC, IOAPIC, HPET, 0xfea00000, 0xfed40000, 0xffc00000, 0xe0000000 };
         ulong a = n & 1 ? 0xf0000000 + (rnd() & 0x0ffffff8) : bases[rnd() % ARRAY_SIZE(bases)] + (rnd() & 0xff8);
         volatile uint8_t *p = (volatile uint8_t *)(a + (n & 2 ? rnd() & 7 : 0));
-        if ((a & 0xfffff000) == LAPIC && (a & 0xff0) == APIC_ICR)
+        uint32_t v = rnd();
+        if ((a & 0xfffff000) == LAPIC && ((a & 0xff0) == APIC_ICR || ((a & 0xff0) >= APIC_LVTT && (a & 0xff0) <= APIC_LVTERR)))
             continue;                   /* an INIT at itself */
+        if ((a & 0xffff0000) == IOAPIC)
+            v |= 0x10000;               /* likewise, by a pin: only masked ones */
         switch (rnd() % 8) {
         case 0: (void)*p; break;
-        case 1: *p = rnd(); break;
+        case 1: *p = v; break;
         case 2: (void)*(volatile uint16_t *)p; break;
-        case 3: *(volatile uint16_t *)p = rnd(); break;
+        case 3: *(volatile uint16_t *)p = v; break;
         case 4: (void)*(volatile uint32_t *)p; break;
-        case 5: *(volatile uint32_t *)p = rnd(); break;
-        case 6: asm volatile("lock xaddl %k0, %1" : "+r"(a), "+m"(*(volatile uint32_t *)p)); break;
+        case 5: *(volatile uint32_t *)p = v; break;
+        case 6: if ((a & 0xffff0000) != IOAPIC) asm volatile("lock xaddl %k0, %1" : "+r"(a), "+m"(*(volatile uint32_t *)p)); break;
         default: asm volatile("movups %0, %%xmm0; movups %%xmm0, %0" : "+m"(*p));
         }
     }
+    for (unsigned pin = 0; pin < 24; pin++)
+        ioapic_write(0x10 + 2 * pin, 0x10000);
     apic_enable();
     CHECK("addresses", true);
 }
@@ -103,8 +108,11 @@ static void strings(void)
 static void timers(void)
 {
     cli();
-    for (unsigned v = 0x20; v < 0x100; v++)
+    for (unsigned v = 0x20; v < 0x100; v++)      /* and what random programming left pending below */
         set_handler(v, count_irq);
+    for (unsigned v = 0x12; v < 0x20; v++)
+        set_handler(v, count_irq);
+    set_handler(2, count_only);
     apic_enable();
     apic_write(APIC_TDCR, 0xb);
     apic_write(APIC_LVTT, 0x20080);

@@ -171,9 +171,83 @@ static void every_opcode_agrees(void **state)
     }
 }
 
+/* Fewer bytes than the instruction has: more are asked for, none beyond is read, and the tables agree with the quick path, which wants 15. */
+static void truncation_asks_for_more(void **state)
+{
+    for (unsigned n = 0; n < 200000; n++) {
+        uint8_t b[15];
+        struct insn whole, part;
+        enum cpu_mode mode = rng() % 3;
+        for (unsigned k = 0; k < 15; k++)
+            b[k] = k < 2 && (rng() & 1) ? (uint8_t)"\x66\x67\xf3\x48\x0f\x8b\x89\xc7"[rng() & 7] : (uint8_t)(rng() >> 8);
+        if (insn_decode(&whole, mode, b, 15))
+            continue;
+        for (unsigned k = 0; k < whole.len; k++) {
+            uint8_t *exact = malloc(k + !k);            /* the sanitizer watches its end */
+            memcpy(exact, b, k);
+            assert_int_equal(insn_decode(&part, mode, exact, k), -ENODATA);
+            free(exact);
+        }
+        if (whole.len < 15) {
+            assert_int_equal(insn_decode(&part, mode, b, 14), 0);
+            assert_memory_equal(&part, &whole, sizeof part);
+        }
+    }
+}
+
+static void fields(const char *bytes, unsigned n, enum cpu_mode mode, struct insn want)
+{
+    struct insn i;
+
+    assert_int_equal(insn_decode(&i, mode, (const uint8_t *)bytes, n), 0);
+    assert_int_equal(i.len, n);
+    assert_int_equal(i.op, want.op);
+    assert_int_equal(i.opsize, want.opsize);
+    assert_int_equal(i.base, want.base);
+    assert_int_equal(i.index, want.index);
+    assert_int_equal(i.disp, want.disp);
+    assert_int_equal(i.imm, want.imm);
+    assert_int_equal(i.seg, want.seg);
+    assert_int_equal(i.reg, want.reg);
+}
+#define F(bytes, mode, ...) fields(bytes, sizeof(bytes) - 1, mode, (struct insn){ .base = INSN_NO_REG, .index = INSN_NO_REG, .seg = SEG_DS, __VA_ARGS__ })
+
+#pragma GCC diagnostic ignored "-Woverride-init"        /* the defaults in F */
+static void operands_and_prefixes(void **state)
+{
+    F("\x48\x8b\x04\x8c", MODE_64, .op = INSN_MOV, .opsize = 8, .base = 4, .index = 1, .seg = SEG_SS);
+    F("\x4e\x8b\x44\xe5\x80", MODE_64, .op = INSN_MOV, .opsize = 8, .base = 5, .index = 12, .disp = -128, .reg = 8, .seg = SEG_SS);
+    F("\x49\x8b\x45\x10", MODE_64, .op = INSN_MOV, .opsize = 8, .base = 13, .disp = 16);           /* R13 is not BP */
+    F("\x8b\x05\xfc\xff\xff\xff", MODE_64, .op = INSN_MOV, .opsize = 4, .base = INSN_BASE_RIP, .disp = -4);
+    F("\x8b\x05\xfc\xff\xff\xff", MODE_32, .op = INSN_MOV, .opsize = 4, .disp = -4);
+    F("\x8b\x42\xfe", MODE_16, .op = INSN_MOV, .opsize = 2, .base = 5, .index = 6, .disp = -2, .seg = SEG_SS);
+    F("\x8b\x06\xfe\xff", MODE_16, .op = INSN_MOV, .opsize = 2, .disp = 0xfffe);
+    F("\x67\x66\x8b\x03", MODE_16, .op = INSN_MOV, .opsize = 4, .base = 3);
+    F("\x36\x8b\x03", MODE_32, .op = INSN_MOV, .opsize = 4, .base = 3, .seg = SEG_SS);
+    F("\x36\x8b\x03", MODE_64, .op = INSN_MOV, .opsize = 4, .base = 3);                             /* no such override there */
+    F("\x65\x36\x8b\x03", MODE_64, .op = INSN_MOV, .opsize = 4, .base = 3, .seg = SEG_GS);
+    F("\x48\x66\x8b\x03", MODE_64, .op = INSN_MOV, .opsize = 2, .base = 3);                        /* REX before 66 is void */
+    F("\x66\x48\x8b\x03", MODE_64, .op = INSN_MOV, .opsize = 8, .base = 3);
+    F("\x48\xc7\x03\xff\xff\xff\xff", MODE_64, .op = INSN_MOV, .opsize = 8, .base = 3, .imm = -1);
+    F("\x83\x0b\x80", MODE_32, .op = INSN_OR, .opsize = 4, .base = 3, .imm = -128, .reg = 1);
+    F("\x0f\xba\x2b\xff", MODE_32, .op = INSN_BTS, .opsize = 4, .base = 3, .imm = 255, .reg = 5);
+    F("\xe4\xff", MODE_32, .op = INSN_IN, .opsize = 1, .imm = 255);
+    F("\x48\xed", MODE_64, .op = INSN_IN, .opsize = 4);
+    F("\x66\x0f\xa2", MODE_64, .op = INSN_CPUID, .opsize = 2);
+    F("\xf0\x0f\x22\xc0", MODE_32, .op = INSN_MOV_CR, .opsize = 4, .reg = 8);                      /* AMD's CR8 without REX */
+    F("\x44\x0f\x20\xc3", MODE_64, .op = INSN_MOV_CR, .opsize = 8, .reg = 8);
+    F("\x0f\xc7\x0b", MODE_64, .op = INSN_CMPXCHG8B, .opsize = 8, .base = 3, .reg = 1);
+    F("\x48\x0f\xc7\x0b", MODE_64, .op = INSN_CMPXCHG8B, .opsize = 16, .base = 3, .reg = 1);
+    F("\xff\x33", MODE_64, .op = INSN_PUSH, .opsize = 8, .base = 3, .reg = 6);
+    F("\xa0\x88\x77\x66\x55\x44\x33\x22\x11", MODE_64, .op = INSN_MOV, .opsize = 1, .disp = 0x1122334455667788);
+    F("\xf3\x0f\x7e\x03", MODE_64, .op = INSN_SSE_MOV, .opsize = 8, .base = 3);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(operands_and_prefixes),
+        cmocka_unit_test(truncation_asks_for_more),
         cmocka_unit_test(every_opcode_agrees),
         cmocka_unit_test(random_bytes_agree),
     };
