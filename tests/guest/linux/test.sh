@@ -4,6 +4,8 @@
 #   joist.cpus=N joist.mem=MiB          what the VM was given
 #   joist.scratch=vdb                   a disk that may be overwritten (its first 9 MiB)
 #   joist.clocksource=NAME              what Linux must have chosen
+#   joist.seed=TEXT joist.rounds=N      sha: what to compute
+#   joist.storm=vda,vdb                 storm: disks that may be overwritten, 2 MiB each
 param() { sed -n "s/.*\bjoist\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 ok() { echo "RESULT $check ok $*"; }
 fail() { echo "RESULT $check FAIL $*"; }
@@ -124,6 +126,54 @@ check_reboot() {
     fail "reboot did not happen"
 }
 
+# A chain of SHA-256 sums on every CPU at once; whoever started the VM knows what must come out.
+chain() {
+    x=$1 i=0
+    while [ $i -lt "$2" ]; do
+        x=$(printf %s "$x" | sha256sum)
+        x=${x%% *} i=$((i + 1))
+    done
+    echo "$x"
+}
+
+check_sha() {
+    last=$(($(grep -c ^processor /proc/cpuinfo) - 1))
+    for cpu in $(seq 0 $last); do
+        taskset -c "$cpu" sh /test.sh -chain "$(param seed)-$cpu" "$(param rounds)" > "/tmp/sha.$cpu" &
+    done
+    wait
+    ok $(for cpu in $(seq 0 $last); do cat "/tmp/sha.$cpu"; done)
+}
+
+# Single blocks in a scattered order by four writers per disk, all disks at once.
+scatter() {
+    b=0
+    while [ $b -lt 512 ]; do
+        at=$((b * 197 % 512))
+        [ $((at % 4)) != "$3" ] || dd if="$1" of="$2" bs=4096 skip=$at seek=$at count=1 oflag=direct conv=notrunc 2> /dev/null || echo "write $at to $2" >> /tmp/bad
+        b=$((b + 1))
+    done
+}
+
+check_storm() {
+    disks=$(param storm | tr , ' ')
+    for d in $disks; do
+        dd if=/dev/urandom of="/tmp/$d" bs=1M count=2 2> /dev/null
+        for w in 0 1 2 3; do scatter "/tmp/$d" "/dev/$d" $w & done
+    done
+    wait
+    [ ! -e /tmp/bad ] || { fail "$(head -n 1 /tmp/bad)"; return; }
+    echo 3 > /proc/sys/vm/drop_caches
+    for d in $disks; do
+        [ "$(dd if="/dev/$d" bs=64k count=32 iflag=direct 2> /dev/null | md5sum)" = "$(md5sum < "/tmp/$d")" ] || { fail "$d differs"; return; }
+    done
+    ok "$disks"
+}
+
+if [ "$1" = -chain ]; then
+    chain "$2" "$3"
+    exit
+fi
 names="${1#:}"
 [ -n "$names" ] || names="cpus mem clock timer rtc disk rng console interrupts kernel_log"
 n=0
