@@ -13,3 +13,10 @@ fuzz: $(fuzzers)
 	    $$f -max_total_time=$(SECONDS) -verbosity=0 $(B)/fuzz/corpus/$$n $(wildcard tests/fuzz/corpus)/$$n || exit 1; done
 
 .PHONY: test test-built fuzz
+
+# What takes long, or outlasts its bound where other work shares the machine: several guests at once, the tiny guests marked long.
+test-long: test-load
+test-load: all guests
+	tests/e2e/load
+	tests/e2e/tiny ipi64-4 dbloop32
+.PHONY: test-load
