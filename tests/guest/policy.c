@@ -162,11 +162,12 @@ static void clock(void)
     features_bits = cpuid_reg(0x40000001, 0, EAX);
     CHECK("kvmclock-offered", features_bits & 8);
     wrmsr(0x4b564d01, (ulong)p | 1);
-    uint64_t t0 = pvclock_ns(p), t1, tsc = rdtsc();
+    /* Between TSC readings on both sides of each, however long a busy host holds us up. */
+    uint64_t c0 = rdtsc(), t0 = pvclock_ns(p), c1 = rdtsc(), c2, c3, t1, low, high;
     delay_us(20000);
-    t1 = pvclock_ns(p);
-    uint64_t want = mul_div(rdtsc() - tsc, 1000000000, tsc_hz());       /* a busy host makes the delay longer, for both clocks */
-    report("kvmclock-pace", t1 - t0 > want / 4 * 3 && t1 - t0 < want / 4 * 5, "%llu ns for %llu", (unsigned long long)(t1 - t0), (unsigned long long)want);
+    c2 = rdtsc(), t1 = pvclock_ns(p), c3 = rdtsc();
+    low = mul_div(c2 - c1, 1000000000, tsc_hz()), high = mul_div(c3 - c0, 1000000000, tsc_hz());
+    report("kvmclock-pace", (t1 - t0) * 20 >= low * 19 && (t1 - t0) * 20 <= high * 21, "%llu ns, not between %llu and %llu", (unsigned long long)(t1 - t0), (unsigned long long)low, (unsigned long long)high);
     bool forward = true;
     for (unsigned n = 0; n < 10000; n++) {
         t0 = t1;
