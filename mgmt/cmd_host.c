@@ -365,6 +365,7 @@ static int power(struct call *c, int (*fn)(void), const char *what)
         return code;
     log_info("host", "%s by command", what);
     call_note(c, "%s", what);
+    session_drain(c->s);
     int err = fn();
     fail_set(&c->fail, EX_FAILED, "the machine did not do it (error %d)", -err);
     fail_hint(&c->fail, "host log tells more; the power switch is safe to use now: no VM is running");

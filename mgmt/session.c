@@ -117,6 +117,13 @@ void session_raw(struct session *s, const void *data, size_t len) { push(s, s->p
 
 size_t session_room(struct session *s) { return chan_writable(s->p.tty, s->p.side); }
 
+void session_drain(struct session *s)
+{
+    uint64_t until = clock_ns() + 500000000;
+    while (chan_readable(s->p.tty, !s->p.side) && clock_ns() < until && !atomic_load(&s->closed))
+        session_wait(s, MIN(clock_ns() + 5000000, until));
+}
+
 static void text_out(struct session *s, struct chan *c, const char *text, size_t len, bool droppable)
 {
     while (len) {

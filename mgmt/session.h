@@ -49,6 +49,7 @@ void session_raw(struct session *, const void *, size_t);       /* bytes as they
 void session_msg(struct session *, const char *fmt, ...) __printf_like(2, 3);     /* messages: the err channel */
 size_t session_read(struct session *, uint8_t *, size_t);       /* what was typed; does not wait */
 size_t session_room(struct session *);                          /* bytes that session_raw takes without waiting */
+void session_drain(struct session *);                           /* waits, half a second at most, until the terminal has taken all output */
 /*
  * Sleeps until something posts wake.  0; -EINTR on Ctrl-C or when the terminal is gone; -ETIMEDOUT.  Keeps other keys for
  * later.
