@@ -1,4 +1,4 @@
-# make bench: what operations, boots and memory cost on the deterministic test bed (docs/bench.md); make bench-peer: the same guest under Linux KVM.
+# make bench: what operations, boots and memory cost on the deterministic test bed; make bench-peer: the same guest under Linux KVM.
 BENCH := $(B)/bench
 $(BENCH)/count.so: tests/bench/count.c
 	@mkdir -p $(@D)
