@@ -106,8 +106,8 @@ void vmx_vmcs_init(struct vcpu *v)
     vmwrite(VMCS_GUEST_RSP, x->rsp);
     vmwrite(VMCS_GUEST_RFLAGS, x->rflags);
     x->host_rsp = 0, x->tpr_threshold = 0, x->entry_event = 0;
-    x->flush_linear = x->flush_nested = true;
-    x->fresh = x->tsc_changed = false;
+    x->offer_injected = x->armed = false;
+    x->todo |= TODO_FLUSH_LINEAR | TODO_FLUSH_NESTED;
 }
 
 /* ---- Segments ---- */
@@ -331,13 +331,14 @@ void vmx_set_state(struct vcpu *v, const struct cpu_state *st, unsigned groups)
     struct vmx_vcpu *x = vmx_of(v);
     if ((groups & ST_CRS) && pae_paging(st))
         fetch_pdptes(v, st);
-    if (vmx_own(v) && !x->fresh) {
+    if (vmx_own(v) && !(x->todo & TODO_INIT)) {
         vmx_write_state(v, st, groups);
         x->late_groups &= ~groups;
         return;
     }
     copy_groups(&x->late, st, groups);
     x->late_groups |= groups;
+    x->todo |= TODO_STATE;
 }
 
 void vmx_dump(struct vcpu *v, void (*print)(void *, const char *), void *arg)

@@ -209,8 +209,8 @@ static uint16_t vpid_take(void)
 static void vmx_vcpu_reset(struct vcpu *v)
 {
     struct vmx_vcpu *x = vmx_of(v);
-    x->fresh = true;
-    x->event = 0, x->offer.valid = false, x->nmi_window = false, x->interruptibility = 0;
+    x->todo |= TODO_INIT;
+    x->event = 0, x->offer.valid = x->offer_injected = x->nmi_window = false, x->interruptibility = 0;
     x->dr_loaded = false;
     memset(x->dr, 0, sizeof x->dr);
 }
@@ -287,12 +287,12 @@ static void vmx_load(struct vcpu *v, bool migrated)
     vmptrld(x->vmcs);
     x->launched = false;
     if (migrated)
-        x->flush_linear = x->flush_nested = true;       /* what this CPU knows may be from an earlier stay */
+        x->todo |= TODO_FLUSH_LINEAR | TODO_FLUSH_NESTED;       /* what this CPU knows may be from an earlier stay */
     x->xcr0_loaded = cpu_info.xcr0;
     load_xcr0(x, v->xcr0);
     vmx_lazy_load(x);
     write_cr2(x->cr2);
-    if (x->fresh)
+    if (x->todo & TODO_INIT)
         return;
     vmx_vmcs_host();
     if (vmread(VMCS_GUEST_DR7) & 0xff)
@@ -342,6 +342,7 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
     set_primary(x, (uint32_t)PRI_NMI_WINDOW, x->nmi_window && !sti);
     if (threshold != x->tpr_threshold)
         vmwrite(VMCS_TPR_THRESHOLD, x->tpr_threshold = threshold);
+    x->armed = threshold || (x->primary & (PRI_INTR_WINDOW | PRI_NMI_WINDOW));
     if (event == x->entry_event)
         return;
     vmwrite(VMCS_ENTRY_EVENT, x->entry_event = event);
@@ -349,34 +350,32 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
         vmwrite(VMCS_ENTRY_ERROR, x->event_error);
 }
 
-static void flush(struct vmx_vcpu *x)
+/* What others asked for since the last entry; rare. */
+static __attribute__((noinline)) void catch_up(struct vcpu *v, struct vmx_vcpu *x)
 {
-    if (x->flush_nested)
-        invept(vmx_features.ept_vpid & EPT_CAP_INVEPT_SINGLE ? INVEPT_SINGLE : INVEPT_ALL, x->eptp);
-    if (x->flush_linear && x->vpid)
-        invvpid(vmx_features.ept_vpid & VPID_CAP_SINGLE ? INVVPID_SINGLE : INVVPID_ALL, x->vpid);
-    x->flush_linear = x->flush_nested = false;
-}
-
-static void prepare_new(struct vcpu *v, struct vmx_vcpu *x)
-{
-    if (x->fresh)
+    if (x->todo & TODO_INIT)
         vmx_vmcs_init(v);
-    vmx_write_state(v, &x->late, x->late_groups);
-    x->late_groups = 0;
+    if (x->todo & TODO_STATE) {
+        vmx_write_state(v, &x->late, x->late_groups);
+        x->late_groups = 0;
+    }
+    if (x->todo & TODO_TSC)
+        vmwrite(VMCS_TSC_OFFSET, (uint64_t)x->tsc_offset);
+    if (x->todo & TODO_FLUSH_NESTED)
+        invept(vmx_features.ept_vpid & EPT_CAP_INVEPT_SINGLE ? INVEPT_SINGLE : INVEPT_ALL, x->eptp);
+    if ((x->todo & TODO_FLUSH_LINEAR) && x->vpid)
+        invvpid(vmx_features.ept_vpid & VPID_CAP_SINGLE ? INVVPID_SINGLE : INVVPID_ALL, x->vpid);
+    x->todo = 0;
 }
 
-static void prepare(struct vcpu *v, struct vmx_vcpu *x)
+static inline void prepare(struct vcpu *v, struct vmx_vcpu *x)
 {
-    if (unlikely(x->fresh || x->late_groups))
-        prepare_new(v, x);
+    if (unlikely(x->todo))
+        catch_up(v, x);
     if (unlikely(x->xcr0_loaded != v->xcr0))
         load_xcr0(x, v->xcr0);
-    if (unlikely(x->tsc_changed)) {
-        vmwrite(VMCS_TSC_OFFSET, (uint64_t)x->tsc_offset);
-        x->tsc_changed = false;
-    }
-    choose_event(v, x);
+    if (unlikely(x->event | x->offer.valid | x->nmi_window | x->entry_event | x->armed))
+        choose_event(v, x);
     if (x->rip != v->rip)
         vmwrite(VMCS_GUEST_RIP, x->rip = v->rip);
     if (x->rsp != v->gpr[RSP])
@@ -386,8 +385,6 @@ static void prepare(struct vcpu *v, struct vmx_vcpu *x)
     /* SDM "Checks on Guest Non-Register State": a shadow that ends with the next instruction keeps a single-step trap pending. */
     if (unlikely((v->rflags & RFLAGS_TF) && (x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS))))
         vmwrite(VMCS_PENDING_DEBUG, PENDING_DB_BS);
-    if (unlikely(x->flush_linear || x->flush_nested))
-        flush(x);
 }
 
 /*
@@ -410,7 +407,7 @@ static void cut_short(struct vcpu *v, struct vmx_vcpu *x, uint32_t info)
         };
 }
 
-static void take_stock(struct vcpu *v, struct vmx_vcpu *x)
+static inline void take_stock(struct vcpu *v, struct vmx_vcpu *x)
 {
     x->rip = v->rip = vmread(VMCS_GUEST_RIP);
     x->rsp = v->gpr[RSP] = vmread(VMCS_GUEST_RSP);
@@ -423,7 +420,7 @@ static void take_stock(struct vcpu *v, struct vmx_vcpu *x)
         cut_short(v, x, x->last.idt_event);
     if (x->offer_injected) {
         v->irq_taken = true;
-        x->offer.valid = false;
+        x->offer.valid = x->offer_injected = false;
     }
 }
 
@@ -493,18 +490,14 @@ static void vmx_want_window(struct vcpu *v, unsigned windows) { vmx_of(v)->nmi_w
 
 static void vmx_flush(struct vcpu *v, enum hv_flush what)
 {
-    struct vmx_vcpu *x = vmx_of(v);
-    if (what == FLUSH_NESTED)
-        x->flush_nested = true;
-    else
-        x->flush_linear = true;
+    vmx_of(v)->todo |= what == FLUSH_NESTED ? TODO_FLUSH_NESTED : TODO_FLUSH_LINEAR;
 }
 
 static void vmx_set_tsc(struct vcpu *v, int64_t offset)
 {
     struct vmx_vcpu *x = vmx_of(v);
     x->tsc_offset = offset;
-    x->tsc_changed = true;
+    x->todo |= TODO_TSC;
 }
 
 static void vmx_apic_sync(struct vcpu *v, bool to_guest) {}     /* the CPU works on the LAPIC's own page */

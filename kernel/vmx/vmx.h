@@ -20,11 +20,14 @@ struct vmx_cpu {
 /* MSRs that VMX does not switch: the guest's are in the CPU while the vCPU is loaded. */
 enum { LAZY_STAR, LAZY_LSTAR, LAZY_CSTAR, LAZY_SFMASK, LAZY_KERNEL_GS, LAZY_TSC_AUX, LAZY_MSRS };
 
+/* Asked for since the last entry: all fields new, late state, TSC offset, translations dropped. */
+enum { TODO_INIT = 1, TODO_STATE = 2, TODO_TSC = 4, TODO_FLUSH_LINEAR = 8, TODO_FLUSH_NESTED = 16 };
+
 struct vmx_vcpu {
     hpa_t vmcs;
     unsigned cpu;               /* where the VMCS is active, or VMX_NOWHERE */
     bool launched;
-    bool fresh;                 /* control and host fields are to be written before the next entry */
+    unsigned todo;              /* TODO_ before the next entry */
     unsigned late_groups;       /* ST_ groups that `late` holds and the VMCS does not yet */
     struct cpu_state late;
 
@@ -39,9 +42,8 @@ struct vmx_vcpu {
     uint32_t entry_event;       /* what the VMCS holds of it; an exit makes it 0 */
     bool offer_injected;        /* this entry delivers the offer */
     bool nmi_window;
+    bool armed;                 /* a window or the TPR threshold is set in the VMCS */
 
-    bool flush_linear, flush_nested;
-    bool tsc_changed;
     int64_t tsc_offset;
     uint16_t vpid;              /* 0: none, the CPU flushes at every transition */
     uint64_t eptp;
