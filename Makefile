@@ -33,7 +33,7 @@ help:
 CC := gcc
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter -Werror
 LANG_FLAGS := -std=gnu11 -O2 -g -I. -fno-strict-aliasing -fwrapv
-KERNEL_FLAGS := $(LANG_FLAGS) $(WARN) -I$(if $(DEBUG),tests/host/inline,kernel/sched/inline) -ffreestanding -nostdinc -isystem $(shell $(CC) -print-file-name=include) -isystem $(NEWLIB)/include \
+KERNEL_FLAGS := $(LANG_FLAGS) $(WARN) -I$(if $(DEBUG),tests/host/inline,kernel/sched/inline) -ffreestanding -fbuiltin -nostdinc -isystem $(shell $(CC) -print-file-name=include) -isystem $(NEWLIB)/include \
   -mno-red-zone -fno-pic -fno-pie -mcmodel=kernel -fcf-protection=none -fno-asynchronous-unwind-tables -fno-omit-frame-pointer -momit-leaf-frame-pointer \
   -mstack-protector-guard=tls -mstack-protector-guard-reg=gs -mstack-protector-guard-offset=40 -fstack-protector-strong \
   -ffunction-sections -fdata-sections -U__linux__ -U__gnu_linux__ -U__linux -Ulinux -U__unix__ -U__unix -Uunix
@@ -42,13 +42,13 @@ CORE_FLAGS := -mgeneral-regs-only -mcrc32 -include kernel/lib/intio.h
 core_obj := $(patsubst %,$(B)/core/%.o,$(basename $(core) $(hosted)))
 service_obj := $(patsubst %,$(B)/service/%.o,$(basename $(service)))
 
-$(B)/core/%.o: %.c $(NEWLIB)/lib/libc.a
+$(B)/core/%.o: %.c $(NEWLIB)/lib/libc.a Makefile
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(KERNEL_FLAGS) $(CORE_FLAGS) -MMD -MP -c $< -o $@
 $(B)/core/%.o: %.S
 	@mkdir -p $(@D)
 	$(Q)$(CC) -I. -g -ffreestanding -D__ASSEMBLY__ -MMD -MP -c $< -o $@
-$(B)/service/%.o: %.c $(NEWLIB)/lib/libc.a
+$(B)/service/%.o: %.c $(NEWLIB)/lib/libc.a Makefile
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(KERNEL_FLAGS) -MMD -MP -c $< -o $@
 
