@@ -84,6 +84,8 @@ void blk_submit(struct blk *, struct blk_req *);
 /* Layers end a request with this; runs req->done through the trampoline: never inside another done, preemption off.  Thread or
  * atomic context. */
 void blk_complete(struct blk_req *, int err);
+/* A layer's done ends the request above it: runs that one's done inside its own, which is in the trampoline already.  Its last act. */
+static inline void blk_pass(struct blk_req *r, int err) { r->err = err, r->done(r); }
 
 /* A layer's last step of opening, limits filled in: reserves what the shared layer needs.  0 or -ENOMEM, -EINVAL (limits make no sense). */
 int blk_ready(struct blk *);

@@ -139,14 +139,14 @@ void mapped_use(struct mapped *m, int more)
     spin_unlock(&m->spin);
 }
 
+/* Whoever takes `draining` back has the say: the gate, if nothing is in flight, or the last part that ends, which then posts. */
 void mapped_gate(struct mapped *m)
 {
     spin_lock(&m->spin);
     m->gate++;
-    bool wait = m->inflight > 0;
-    m->draining = wait;
     spin_unlock(&m->spin);
-    if (wait)
+    (void)atomic_xchg(&m->draining, true);
+    if (atomic_load(&m->inflight) || !atomic_xchg(&m->draining, false))
         event_wait(&m->drained);
 }
 
@@ -226,12 +226,8 @@ static void advance(struct mapped_ctx *c);
 
 static void leave(struct mapped *m)
 {
-    spin_lock(&m->spin);
-    if (!--m->inflight && m->draining) {
-        m->draining = false;
+    if (!atomic_sub(&m->inflight, 1) && unlikely(atomic_load(&m->draining)) && atomic_xchg(&m->draining, false))
         event_post(&m->drained);
-    }
-    spin_unlock(&m->spin);
 }
 
 static void part_done(struct blk_req *p)
@@ -241,8 +237,8 @@ static void part_done(struct blk_req *p)
     int err = p->err;
     c->done += p->len;
     leave(c->m);
-    if (err || c->done >= whole->len)
-        blk_complete(whole, err);
+    if (likely(err || c->done >= whole->len))
+        blk_pass(whole, err);
     else
         advance(c);
 }
@@ -270,26 +266,36 @@ size_t blk_slice(struct blk_req *to, struct iov *iov, int max, const struct blk_
 enum look { LOOK_DOWN, LOOK_ZERO, LOOK_SLOW };
 
 /* Finds the entry of the next byte; on LOOK_DOWN one more is in flight. */
-static enum look look_up(struct mapped_ctx *c, struct blk **to, uint64_t *at, size_t *len)
+static inline enum look look_up(struct mapped *m, const struct blk_req *r, size_t done, struct blk **to, uint64_t *at, size_t *len)
 {
-    struct mapped *m = c->m;
-    struct blk_req *r = c->whole;
-    uint64_t off = r->off + c->done;
+    uint64_t off = r->off + done;
     enum look look = LOOK_SLOW;
     spin_lock(&m->spin);
-    unsigned i = m->gate ? m->n : entry_at(m, off);
-    if (i < m->n && m->map[i].off <= off) {
+    unsigned i = m->hint;
+    if (unlikely(i >= m->n || off - m->map[i].off >= m->map[i].len))
+        m->hint = i = entry_at(m, off);
+    if (likely(i < m->n && m->map[i].off <= off && !m->gate)) {
         const struct map *e = &m->map[i];
-        *len = MIN(r->len - c->done, e->off + e->len - off);
+        *len = MIN(r->len - done, e->off + e->len - off);
         *at = e->at + (off - e->off);
         *to = e->to;
         if (e->state == MAP_WRITE || (e->state == MAP_READ && r->op == BLK_READ))
-            look = LOOK_DOWN, m->inflight++;
+            look = LOOK_DOWN, atomic_add(&m->inflight, 1);
         else if (e->state == MAP_ZERO && r->op == BLK_READ)
             look = LOOK_ZERO;
     }
     spin_unlock(&m->spin);
     return look;
+}
+
+/* What passed our owner's door needs no second look at the door of the disk below, whose limits the owner's are. */
+static inline void go_down(struct mapped_ctx *c, struct blk *to, uint64_t at, size_t len)
+{
+    c->part.off = at, c->part.len = len;
+    if (likely(to == c->m->below && !c->part.flags))
+        to->ops->submit(to, &c->part);
+    else
+        blk_submit(to, &c->part);
 }
 
 static void advance(struct mapped_ctx *c)
@@ -299,7 +305,7 @@ static void advance(struct mapped_ctx *c)
         struct blk *to = NULL;
         uint64_t at = 0;
         size_t len = 0;
-        enum look look = look_up(c, &to, &at, &len);
+        enum look look = look_up(c->m, r, c->done, &to, &at, &len);
         if (look == LOOK_ZERO) {
             iov_zero(r->iov, r->niov, c->done, len);
             c->done += len;
@@ -309,10 +315,12 @@ static void advance(struct mapped_ctx *c)
             return;
         }
         if (look == LOOK_DOWN) {
-            len = blk_slice(&c->part, c->iov, PART_IOV, r, c->done, len, c->block);
+            if (likely(len == r->len))
+                c->part.iov = r->iov, c->part.niov = r->niov;
+            else
+                len = blk_slice(&c->part, c->iov, PART_IOV, r, c->done, len, c->block);
             if (len) {
-                c->part.off = at, c->part.len = len;
-                blk_submit(to, &c->part);
+                go_down(c, to, at, len);
                 return;
             }
             leave(c->m);
@@ -326,15 +334,12 @@ void mapped_submit(struct mapped *m, struct blk_req *r, uint32_t block)
 {
     struct mapped_ctx *c = r->ctx;
     c->m = m, c->whole = r, c->done = 0, c->block = block;
-    list_init(&c->part.link);
     c->part.op = r->op, c->part.flags = r->flags, c->part.done = part_done, c->part.ctx = c->below;
     if (r->op == BLK_READ || (r->op == BLK_WRITE && (!(r->flags & BLK_FUA) || m->ops->settled(m)))) {
         advance(c);
     } else if (r->op == BLK_FLUSH && m->ops->settled(m)) {
         c->part.off = 0, c->part.len = 0, c->part.iov = NULL, c->part.niov = 0;
-        spin_lock(&m->spin);
-        m->inflight++;
-        spin_unlock(&m->spin);
+        atomic_add(&m->inflight, 1);
         blk_submit(m->below, &c->part);
     } else {
         go_slow(c);

@@ -27,12 +27,15 @@ struct mapped_ops {
 
 struct mapped {
     const struct mapped_ops *ops;
-    struct blk *below;          /* where flushes go */
+    struct blk *below;          /* where flushes go; its limits are kept by the owner's disks, which must state none that are wider */
+    int inflight;               /* atomic: parts on their way down */
+    bool draining;              /* atomic: see mapped_gate */
     struct spinlock spin;       /* guards all that follows */
     struct map *map;
     unsigned n, cap, users;     /* users: without any, nothing is learnt */
-    int inflight, gate;
-    bool draining, queued;
+    unsigned hint;              /* the entry found last */
+    int gate;
+    bool queued;
     struct event drained;
     struct list queue;
 };
