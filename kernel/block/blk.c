@@ -23,7 +23,7 @@ static void push(struct trampoline *t, struct blk_req *r)
 }
 
 /* Runs all that is on the stack, in the order of its ending. */
-static void run_ended(struct trampoline *t)
+static __attribute__((noinline)) void run_ended(struct trampoline *t)
 {
     struct list *fifo = NULL, *next;
     for (struct list *l = atomic_xchg(&t->ended, NULL); l; l = next) {
@@ -37,23 +37,28 @@ static void run_ended(struct trampoline *t)
     }
 }
 
+/* Whoever set `running` goes on until the stack is empty after it was cleared. */
+static void work_off(struct trampoline *t)
+{
+    do {
+        while (atomic_load(&t->ended))
+            run_ended(t);
+        atomic_xchg(&t->running, 0u);
+    } while (unlikely(atomic_load(&t->ended)) && !atomic_xchg(&t->running, 1u));
+}
+
 void blk_complete(struct blk_req *r, int err)
 {
     r->err = err;
     preempt_disable();
     struct trampoline *t = &trampolines[port_cpu()];
-    bool first = !atomic_xchg(&t->running, 1u);
-    if (first) {
+    if (likely(!atomic_xchg(&t->running, 1u))) {
         r->done(r);
+        work_off(t);
     } else {
         push(t, r);
-        first = !atomic_xchg(&t->running, 1u);  /* the one who ran may just have looked at the stack for the last time */
-    }
-    while (first) {
-        while (atomic_load(&t->ended))
-            run_ended(t);
-        atomic_xchg(&t->running, 0u);
-        first = atomic_load(&t->ended) && !atomic_xchg(&t->running, 1u);
+        if (unlikely(!atomic_xchg(&t->running, 1u)))    /* the one who ran may just have looked at the stack for the last time */
+            work_off(t);
     }
     preempt_enable();
 }
@@ -93,21 +98,17 @@ static int check(const struct blk *b, const struct blk_req *r)
 }
 
 /* The common case, answered in one go: a read or write of one piece of memory that the layer can take as it is. */
-static bool is_plain(const struct blk *b, const struct blk_req *r)
+static inline bool is_plain(const struct blk *b, const struct blk_req *r)
 {
     const struct blk_limits *l = &b->limits;
     uint64_t size = atomic_load_relaxed(&b->size);
-    return r->op <= BLK_WRITE && !r->flags && r->niov == 1 && r->len && r->len <= l->max_len && r->iov->len >= r->len &&
-        !((r->off | r->len) & (l->block - 1)) && !((uintptr_t)r->iov->base & (l->mem_align - 1)) && r->off < size &&
-        r->len <= size - r->off && (r->op == BLK_READ || !l->read_only) && (r->ctx || !l->ctx_size);
+    return r->op <= BLK_WRITE && !r->flags && r->niov == 1 && r->len - 1 < l->max_len && r->len <= r->iov->len && r->len <= size &&
+        r->off <= size - r->len && !((r->off | r->len) & (l->block - 1)) && !((uintptr_t)r->iov->base & (l->mem_align - 1)) &&
+        (r->op == BLK_READ || !l->read_only) && (r->ctx || !l->ctx_size);
 }
 
-void blk_submit(struct blk *b, struct blk_req *r)
+static __attribute__((noinline)) void submit_any(struct blk *b, struct blk_req *r)
 {
-    if (likely(is_plain(b, r))) {
-        b->ops->submit(b, r);
-        return;
-    }
     int err = check(b, r);
     if (unlikely(err || (!r->len && r->op != BLK_FLUSH)))
         blk_complete(r, err);
@@ -115,6 +116,20 @@ void blk_submit(struct blk *b, struct blk_req *r)
         b->ops->submit(b, r);
     else
         blk_split_submit(b, r);
+}
+
+void blk_submit(struct blk *b, struct blk_req *r)
+{
+    if (likely(is_plain(b, r)))
+        b->ops->submit(b, r);
+    else
+        submit_any(b, r);
+}
+
+bool blk_limits_imply(const struct blk_limits *own, const struct blk_limits *below)
+{
+    return own->block >= below->block && own->mem_align >= below->mem_align && own->max_segs <= below->max_segs &&
+        own->max_len <= below->max_len;
 }
 
 struct blk_limits blk_limits_any(void)

@@ -9,7 +9,8 @@
  *             or their own submit may want.
  *   submit    thread or atomic context.  Never blocks, never allocates, never fails synchronously: every outcome arrives by done.
  *   done      runs with interrupts on, may submit further requests, may not sleep, and may run before submit returns.
- *             Depth is bounded: completions made inside a submit are trampolined (blk_complete).
+ *             Depth is bounded by the layers of a stack: what ends inside a done is trampolined (blk_complete); only a layer's own
+ *             done may end the request it was made for in place (blk_forward), so no one's done is ever called inside itself.
  *   memory    iov memory must stay valid and, for writes, unchanged until done.  A layer that sums or compresses data copies first.
  *   overlap   requests in flight that overlap have no order among each other; each write lands whole per `phys_block`, or not at all,
  *             in each of its blocks.  A caller that needs an order waits for done.
@@ -84,8 +85,25 @@ void blk_submit(struct blk *, struct blk_req *);
 /* Layers end a request with this; runs req->done through the trampoline: never inside another done, preemption off.  Thread or
  * atomic context. */
 void blk_complete(struct blk_req *, int err);
-/* A layer's done ends the request above it: runs that one's done inside its own, which is in the trampoline already.  Its last act. */
-static inline void blk_pass(struct blk_req *r, int err) { r->err = err, r->done(r); }
+/* The same as the last act of a done: ends the request that the done's own request was a part of, without the trampoline. */
+static inline void blk_forward(struct blk_req *r, int err)
+{
+    r->err = err;
+    r->done(r);
+}
+
+/* Whether a read or write without flags that fits `own` fits `below` too, whatever its place and memory; read_only is not looked at. */
+bool blk_limits_imply(const struct blk_limits *own, const struct blk_limits *below);
+/* Hands such a request down, all of it and its memory as they were: the door of the layer above has checked all but the range, which
+ * comes from a map. */
+static inline void blk_pass(struct blk *b, struct blk_req *r)
+{
+    uint64_t size = __atomic_load_n(&b->size, __ATOMIC_RELAXED);
+    if (likely(r->len <= size && r->off <= size - r->len))
+        b->ops->submit(b, r);
+    else
+        blk_submit(b, r);       /* which refuses it */
+}
 
 /* A layer's last step of opening, limits filled in: reserves what the shared layer needs.  0 or -ENOMEM, -EINVAL (limits make no sense). */
 int blk_ready(struct blk *);

@@ -247,7 +247,7 @@ int image_ready(struct image *img, const char *kind)
     b->limits.discard = b->limits.write_zeroes = b->limits.volatile_cache = b->limits.fua = true;
     mutex_init(&img->lock);
     event_init(&img->work);
-    mapped_init(&img->m, &engine, img->file);
+    mapped_init(&img->m, &engine, img->file, &img->blk.limits);
     mapped_use(&img->m, 1);
     b->size = ALIGN_DOWN(b->size, (uint64_t)b->limits.block);
     int err = blk_ready(b);

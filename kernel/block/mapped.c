@@ -19,9 +19,9 @@ struct mapped_ctx {
 
 uint32_t mapped_ctx_size(uint32_t below) { return sizeof(struct mapped_ctx) + ALIGN_UP(below, 16u); }
 
-void mapped_init(struct mapped *m, const struct mapped_ops *ops, struct blk *below)
+void mapped_init(struct mapped *m, const struct mapped_ops *ops, struct blk *below, const struct blk_limits *own)
 {
-    *m = (struct mapped){ .ops = ops, .below = below };
+    *m = (struct mapped){ .ops = ops, .below = below, .own = own };
     event_init(&m->drained);
     list_init(&m->queue);
 }
@@ -65,7 +65,7 @@ void mapped_forget(struct mapped *m, uint64_t off, uint64_t len)
 
 static bool continues(const struct map *a, const struct map *b)
 {
-    return a->state == b->state && a->off + a->len == b->off && (a->state == MAP_ZERO || (a->to == b->to && a->at + a->len == b->at));
+    return a->state == b->state && a->pass == b->pass && a->off + a->len == b->off && (a->state == MAP_ZERO || (a->to == b->to && a->at + a->len == b->at));
 }
 
 /* Room is made outside of the spinlock; without memory the cache stays as it is. */
@@ -109,9 +109,11 @@ static void insert(struct mapped *m, const struct map *e)
 
 void mapped_learn(struct mapped *m, uint64_t off, uint64_t len, struct blk *to, uint64_t at, unsigned state)
 {
-    struct map e = { off, len, at, to, state };
+    struct map e = { off, len, at, to, state, false };
     if (!m->users || !len)
         return;
+    e.pass = to && blk_limits_imply(m->own, &to->limits) && !((off | at) & (to->limits.block - 1)) &&
+        (state != MAP_WRITE || !to->limits.read_only);
     make_room(m);
     spin_lock(&m->spin);
     if (m->cap) {
@@ -139,14 +141,16 @@ void mapped_use(struct mapped *m, int more)
     spin_unlock(&m->spin);
 }
 
-/* Whoever takes `draining` back has the say: the gate, if nothing is in flight, or the last part that ends, which then posts. */
 void mapped_gate(struct mapped *m)
 {
     spin_lock(&m->spin);
     m->gate++;
+    __atomic_store_n(&m->draining, true, __ATOMIC_SEQ_CST);     /* before inflight is read: leave() does it the other way round */
+    bool wait = __atomic_load_n(&m->inflight, __ATOMIC_SEQ_CST) > 0;
+    if (!wait)
+        atomic_store_relaxed(&m->draining, false);
     spin_unlock(&m->spin);
-    (void)atomic_xchg(&m->draining, true);
-    if (atomic_load(&m->inflight) || !atomic_xchg(&m->draining, false))
+    if (wait)
         event_wait(&m->drained);
 }
 
@@ -224,10 +228,21 @@ int mapped_copy(struct blk_req *r, size_t from, int (*read)(void *, uint64_t, vo
 
 static void advance(struct mapped_ctx *c);
 
-static void leave(struct mapped *m)
+static __attribute__((noinline)) void drained(struct mapped *m)
 {
-    if (!atomic_sub(&m->inflight, 1) && unlikely(atomic_load(&m->draining)) && atomic_xchg(&m->draining, false))
+    spin_lock(&m->spin);
+    if (atomic_load(&m->draining) && !atomic_load(&m->inflight)) {
+        atomic_store_relaxed(&m->draining, false);
         event_post(&m->drained);
+    }
+    spin_unlock(&m->spin);
+}
+
+/* The request whose part this was has not ended yet, so the owner is still there. */
+static inline void leave(struct mapped *m)
+{
+    if (!atomic_sub(&m->inflight, 1) && unlikely(__atomic_load_n(&m->draining, __ATOMIC_SEQ_CST)))
+        drained(m);
 }
 
 static void part_done(struct blk_req *p)
@@ -238,7 +253,7 @@ static void part_done(struct blk_req *p)
     c->done += p->len;
     leave(c->m);
     if (likely(err || c->done >= whole->len))
-        blk_pass(whole, err);
+        blk_forward(whole, err);
     else
         advance(c);
 }
@@ -265,20 +280,22 @@ size_t blk_slice(struct blk_req *to, struct iov *iov, int max, const struct blk_
 
 enum look { LOOK_DOWN, LOOK_ZERO, LOOK_SLOW };
 
+struct found { struct blk *to; uint64_t at; size_t len; bool pass; };
+
 /* Finds the entry of the next byte; on LOOK_DOWN one more is in flight. */
-static inline enum look look_up(struct mapped *m, const struct blk_req *r, size_t done, struct blk **to, uint64_t *at, size_t *len)
+static inline enum look look_up(struct mapped *m, const struct blk_req *r, size_t done, struct found *f)
 {
     uint64_t off = r->off + done;
     enum look look = LOOK_SLOW;
     spin_lock(&m->spin);
-    unsigned i = m->hint;
+    unsigned i = m->hit;
     if (unlikely(i >= m->n || off - m->map[i].off >= m->map[i].len))
-        m->hint = i = entry_at(m, off);
+        i = entry_at(m, off);
     if (likely(i < m->n && m->map[i].off <= off && !m->gate)) {
         const struct map *e = &m->map[i];
-        *len = MIN(r->len - done, e->off + e->len - off);
-        *at = e->at + (off - e->off);
-        *to = e->to;
+        uint64_t in = off - e->off;
+        m->hit = i;
+        *f = (struct found){ e->to, e->at + in, MIN(r->len - done, e->len - in), e->pass };
         if (e->state == MAP_WRITE || (e->state == MAP_READ && r->op == BLK_READ))
             look = LOOK_DOWN, atomic_add(&m->inflight, 1);
         else if (e->state == MAP_ZERO && r->op == BLK_READ)
@@ -288,39 +305,25 @@ static inline enum look look_up(struct mapped *m, const struct blk_req *r, size_
     return look;
 }
 
-/* What passed our owner's door needs no second look at the door of the disk below, whose limits the owner's are. */
-static inline void go_down(struct mapped_ctx *c, struct blk *to, uint64_t at, size_t len)
-{
-    c->part.off = at, c->part.len = len;
-    if (likely(to == c->m->below && !c->part.flags))
-        to->ops->submit(to, &c->part);
-    else
-        blk_submit(to, &c->part);
-}
-
 static void advance(struct mapped_ctx *c)
 {
     struct blk_req *r = c->whole;
     for (;;) {
-        struct blk *to = NULL;
-        uint64_t at = 0;
-        size_t len = 0;
-        enum look look = look_up(c->m, r, c->done, &to, &at, &len);
+        struct found f;
+        enum look look = look_up(c->m, r, c->done, &f);
         if (look == LOOK_ZERO) {
-            iov_zero(r->iov, r->niov, c->done, len);
-            c->done += len;
+            iov_zero(r->iov, r->niov, c->done, f.len);
+            c->done += f.len;
             if (c->done < r->len)
                 continue;
             blk_complete(r, 0);
             return;
         }
         if (look == LOOK_DOWN) {
-            if (likely(len == r->len))
-                c->part.iov = r->iov, c->part.niov = r->niov;
-            else
-                len = blk_slice(&c->part, c->iov, PART_IOV, r, c->done, len, c->block);
+            size_t len = blk_slice(&c->part, c->iov, PART_IOV, r, c->done, f.len, c->block);
             if (len) {
-                go_down(c, to, at, len);
+                c->part.off = f.at, c->part.len = len;
+                blk_submit(f.to, &c->part);
                 return;
             }
             leave(c->m);
@@ -330,18 +333,41 @@ static void advance(struct mapped_ctx *c)
     }
 }
 
-void mapped_submit(struct mapped *m, struct blk_req *r, uint32_t block)
+static void prepare(struct mapped *m, struct blk_req *r, uint32_t block)
 {
     struct mapped_ctx *c = r->ctx;
     c->m = m, c->whole = r, c->done = 0, c->block = block;
     c->part.op = r->op, c->part.flags = r->flags, c->part.done = part_done, c->part.ctx = c->below;
+}
+
+static __attribute__((noinline)) void submit_any(struct mapped *m, struct blk_req *r, uint32_t block)
+{
+    struct mapped_ctx *c = r->ctx;
+    prepare(m, r, block);
     if (r->op == BLK_READ || (r->op == BLK_WRITE && (!(r->flags & BLK_FUA) || m->ops->settled(m)))) {
         advance(c);
     } else if (r->op == BLK_FLUSH && m->ops->settled(m)) {
         c->part.off = 0, c->part.len = 0, c->part.iov = NULL, c->part.niov = 0;
-        atomic_add(&m->inflight, 1);
+        atomic_add(&m->inflight, 1);    /* no gate stops a flush */
         blk_submit(m->below, &c->part);
     } else {
         go_slow(c);
     }
+}
+
+/* The common request lies in one entry and goes down as it is; everything else takes the long way. */
+void mapped_submit(struct mapped *m, struct blk_req *r, uint32_t block)
+{
+    struct mapped_ctx *c = r->ctx;
+    struct found f;
+    enum look look = likely(r->op <= BLK_WRITE && !r->flags) ? look_up(m, r, 0, &f) : LOOK_SLOW;
+    if (unlikely(look != LOOK_DOWN || f.len != r->len || !f.pass)) {
+        if (look == LOOK_DOWN)
+            leave(m);
+        submit_any(m, r, block);
+        return;
+    }
+    prepare(m, r, block);
+    c->part.off = f.at, c->part.len = r->len, c->part.iov = r->iov, c->part.niov = r->niov;
+    blk_pass(f.to, &c->part);
 }

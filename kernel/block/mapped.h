@@ -10,7 +10,7 @@
 
 enum { MAP_ZERO /* reads as zeroes; writes are slow */, MAP_READ /* writes are slow */, MAP_WRITE };
 
-struct map { uint64_t off, len, at; struct blk *to; unsigned state; };
+struct map { uint64_t off, len, at; struct blk *to; uint8_t state; bool pass; /* see blk_pass */ };
 #define MAP_CACHE 8192          /* entries */
 
 struct mapped;
@@ -27,20 +27,22 @@ struct mapped_ops {
 
 struct mapped {
     const struct mapped_ops *ops;
-    struct blk *below;          /* where flushes go; its limits are kept by the owner's disks, which must state none that are wider */
-    int inflight;               /* atomic: parts on their way down */
-    bool draining;              /* atomic: see mapped_gate */
+    struct blk *below;          /* where flushes go */
+    const struct blk_limits *own;       /* what every request has been checked against */
+    int inflight;               /* parts on their way down; raised under spin with the gate open, lowered without */
+    bool draining;              /* the next that finds inflight at 0 posts `drained` */
     struct spinlock spin;       /* guards all that follows */
     struct map *map;
     unsigned n, cap, users;     /* users: without any, nothing is learnt */
-    unsigned hint;              /* the entry found last */
+    unsigned hit;               /* where the last request was found */
     int gate;
     bool queued;
     struct event drained;
     struct list queue;
 };
 
-void mapped_init(struct mapped *, const struct mapped_ops *, struct blk *below);
+/* `own`: limits that every disk on the owner keeps, at least. */
+void mapped_init(struct mapped *, const struct mapped_ops *, struct blk *below, const struct blk_limits *own);
 void mapped_fini(struct mapped *);
 /* Context bytes per request over disks that need `below` bytes. */
 uint32_t mapped_ctx_size(uint32_t below);

@@ -48,7 +48,7 @@ static int load_new(struct fs *fs, uint64_t ino, struct fs_file **spare, struct 
     f->fs = fs, f->ino = ino;
     f->ext = (struct btree){ fs, f->rec.ext, NODE_EXT };
     mutex_init(&f->lock);
-    mapped_init(&f->m, &file_mapped_ops, fs->dev);
+    mapped_init(&f->m, &file_mapped_ops, fs->dev, &fs->dev->limits);
     list_init(&f->dirty_link), list_init(&f->work_link);
     list_push(inode_bucket(fs, ino), &f->hash);
     *out = f;
