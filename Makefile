@@ -23,7 +23,7 @@ all: $(B)/joist.elf
 #: make efi-image          build/joist.efi, our own UEFI loader, and a FAT image with it
 #: make tools              host tools for pools and disk images
 #: make fuzz [SECONDS=N]   every fuzzer for so long
-#: make bench              what things cost (bench-peer: the same under Linux KVM; bench-storage)
+#: make bench              what things cost (bench-vtx: only exits on VT-x; bench-peer: the same under Linux KVM; bench-storage)
 #: make test-long          tests that take too long for every day
 #: make clean
 help:

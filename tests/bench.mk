@@ -1,4 +1,5 @@
-# make bench: what operations, boots and memory cost on the deterministic test bed; make bench-peer: the same guest under Linux KVM.
+# make bench: what operations, boots and memory cost on the deterministic test bed; make bench-vtx: only the operations on VT-x;
+# make bench-peer: the same guest under Linux KVM.
 BENCH := $(B)/bench
 $(BENCH)/count.so: tests/bench/count.c
 	@mkdir -p $(@D)
@@ -15,6 +16,8 @@ bench_files := $(BENCH)/count.so $(BENCH)/init $(BENCH)/first.elf $(B)/tests/gue
 
 bench: all $(bench_files) $(B)/tools/crc32c $(B)/guests/initrd
 	@tests/bench/bench
+bench-vtx: all $(bench_files) $(B)/tools/crc32c
+	@tests/bench/bench vtx
 bench-peer: $(bench_files) $(B)/guests/initrd
 	@tests/bench/peer
-.PHONY: bench bench-peer
+.PHONY: bench bench-vtx bench-peer
