@@ -132,5 +132,6 @@ void blk_close(struct blk *);
 /* RAM disk over caller-owned memory (image store entries).  Writes go to the memory. */
 struct blk *blk_ram_create(const char *name, void *base, uint64_t size, bool read_only);
 /* Copy-on-write RAM overlay: reads what was never written from `base`, keeps writes in RAM (up to `limit` bytes, then -ENOSPC).
+ * Submit takes the memory from a reserve of 256 KiB; a request that needs more waits while deferred work refills it.
  * base is not owned; several overlays may share one. */
 struct blk *blk_overlay_create(const char *name, struct blk *base, uint64_t limit);

@@ -3,7 +3,9 @@
  * a write never reads the base.  A read takes the base's data for the whole request and lays the overlay's sectors over it; what the overlay
  * holds entirely does not touch the base.
  *
- * Memory is taken while requests run (up to `limit`, then -ENOSPC): an overlay is a promise of convenience, unlike a disk.
+ * Submit takes memory only from a reserve of blocks, made when the overlay is and refilled by deferred work, which is called when half of it is gone.
+ * A request that finds it empty waits for that work.  What the host cannot or `limit` does not give is -ENOSPC: an overlay is a promise of
+ * convenience, unlike a disk.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -13,20 +15,28 @@
 #include "kernel/lib/port.h"
 
 enum { SECTOR = 512, CLUSTER = 4096, GROUP = 256 /* clusters per table */ };
+enum { RESERVE = 64, LOW = RESERVE / 2, HIGH = 2 * RESERVE };           /* blocks */
 
 struct cluster { uint8_t *data; uint8_t valid; bool zero; };            /* zero: all of it reads as zeroes, no data */
 struct group { struct cluster cluster[GROUP]; };
+_Static_assert(sizeof(struct group) == CLUSTER, "tables and clusters come from one reserve");
+
+struct spare { struct spare *next; };   /* an unused block */
 
 struct overlay {
     struct blk blk;
     struct blk *base;
+    struct work refill;
     struct spinlock lock;               /* guards the rest */
+    struct spare *spare;
+    unsigned nspare;
+    struct list waiting;                /* requests, for blocks */
     uint64_t used, limit;               /* bytes of clusters and tables */
     uint64_t ngroups;
     struct group *group[];
 };
 
-struct overlay_ctx { struct blk_req sub; struct blk_req *parent; };
+struct overlay_ctx { struct blk_req sub; struct blk_req *parent; size_t at; /* bytes written or zeroed so far */ };
 #define CTX_BYTES ALIGN_UP(sizeof(struct overlay_ctx), 16)
 
 /* The part of a request that lies in one cluster. */
@@ -54,83 +64,98 @@ static struct cluster *find(struct overlay *o, uint64_t cluster)
     return g ? &g->cluster[cluster % GROUP] : NULL;
 }
 
-static bool charge(struct overlay *o, uint64_t bytes)
+/* ---- Memory, lock held ---- */
+
+/* A block of the reserve, its contents undefined.  -ENOSPC: the limit; -EAGAIN: the reserve is empty. */
+static int take(struct overlay *o, void *out)
 {
-    if (bytes > o->limit - o->used)
-        return false;
-    o->used += bytes;
-    return true;
+    struct spare *s = o->spare;
+    if (CLUSTER > o->limit - o->used)
+        return -ENOSPC;
+    if (!s)
+        return -EAGAIN;
+    o->spare = s->next;
+    o->nspare--;
+    o->used += CLUSTER;
+    *(void **)out = s;
+    return 0;
 }
 
-static struct cluster *find_or_add(struct overlay *o, uint64_t cluster)
+static void keep(struct overlay *o, void *block)
+{
+    struct spare *s = block;
+    s->next = o->spare;
+    o->spare = s;
+    o->nspare++;
+}
+
+static int find_or_add(struct overlay *o, uint64_t cluster, struct cluster **out)
 {
     struct group **g = &o->group[cluster / GROUP];
-    if (!*g && charge(o, sizeof **g)) {
-        *g = kzalloc(sizeof **g);
-        if (!*g)
-            o->used -= sizeof **g;
+    if (!*g) {
+        int err = take(o, g);
+        if (err)
+            return err;
+        memset(*g, 0, sizeof **g);
     }
-    return *g ? &(*g)->cluster[cluster % GROUP] : NULL;
+    *out = &(*g)->cluster[cluster % GROUP];
+    return 0;
 }
 
-static bool give_data(struct overlay *o, struct cluster *c)
+static int give_data(struct overlay *o, struct cluster *c)
 {
-    if (c->data)
-        return true;
-    if (!charge(o, CLUSTER))
-        return false;
-    c->data = kmalloc(CLUSTER);
-    if (!c->data) {
-        o->used -= CLUSTER;
-        return false;
-    }
-    if (c->zero) {
+    int err = c->data ? 0 : take(o, &c->data);
+    if (!err && c->zero) {
         memset(c->data, 0, CLUSTER);
         c->valid = 0xff;
         c->zero = false;
     }
-    return true;
+    return err;
 }
 
 /* ---- Operations on a span, lock held ---- */
 
-static bool write_span(struct overlay *o, const struct blk_req *r, const struct span *s)
+static int write_span(struct overlay *o, const struct blk_req *r, const struct span *s)
 {
-    struct cluster *c = find_or_add(o, s->cluster);
-    if (!c || !give_data(o, c))
-        return false;
+    struct cluster *c;
+    int err = find_or_add(o, s->cluster, &c);
+    if (!err)
+        err = give_data(o, c);
+    if (err)
+        return err;
     iov_to(r->iov, r->niov, s->off, c->data + s->first * SECTOR, s->n * SECTOR);
     c->valid |= mask_of(s);
-    return true;
+    return 0;
 }
 
-static bool zero_span(struct overlay *o, const struct blk_req *r, const struct span *s)
+static int zero_span(struct overlay *o, const struct blk_req *r, const struct span *s)
 {
-    struct cluster *c = find_or_add(o, s->cluster);
-    if (!c)
-        return false;
+    struct cluster *c;
+    int err = find_or_add(o, s->cluster, &c);
+    if (err)
+        return err;
     if (mask_of(s) == 0xff) {
         if (c->data)
-            o->used -= CLUSTER;
-        kfree(c->data);
+            keep(o, c->data), o->used -= CLUSTER;
         *c = (struct cluster){ .zero = true, .valid = 0xff };
-        return true;
+        return 0;
     }
     if (c->zero)
-        return true;
-    if (!give_data(o, c))
-        return false;
+        return 0;
+    err = give_data(o, c);
+    if (err)
+        return err;
     memset(c->data + s->first * SECTOR, 0, s->n * SECTOR);
     c->valid |= mask_of(s);
-    return true;
+    return 0;
 }
 
 /* Lays what the overlay holds over the request's memory. */
-static bool read_span(struct overlay *o, const struct blk_req *r, const struct span *s)
+static int read_span(struct overlay *o, const struct blk_req *r, const struct span *s)
 {
     const struct cluster *c = find(o, s->cluster);
     if (!c)
-        return true;
+        return 0;
     for (unsigned i = 0, run; i < s->n; i += MAX(run, 1u)) {
         unsigned sector = s->first + i;
         for (run = 0; i + run < s->n && c->valid >> (sector + run) & 1; run++)
@@ -140,46 +165,47 @@ static bool read_span(struct overlay *o, const struct blk_req *r, const struct s
         else if (run)
             iov_from(r->iov, r->niov, s->off + i * SECTOR, c->data + sector * SECTOR, run * SECTOR);
     }
-    return true;
+    return 0;
 }
 
-static bool held_span(struct overlay *o, const struct blk_req *r, const struct span *s)
+static int held_span(struct overlay *o, const struct blk_req *r, const struct span *s)
 {
     const struct cluster *c = find(o, s->cluster);
-    return c && (c->valid & mask_of(s)) == mask_of(s);
+    return c && (c->valid & mask_of(s)) == mask_of(s) ? 0 : -ENODATA;
 }
 
-typedef bool span_fn(struct overlay *, const struct blk_req *, const struct span *);
+typedef int span_fn(struct overlay *, const struct blk_req *, const struct span *);
 
-/* False: fn said so for some span, the rest was left alone. */
-static bool each_span(struct overlay *o, const struct blk_req *r, span_fn *fn)
+/* From request byte *at on; stops at the first span for which fn does not say 0, with *at there. */
+static int each_span(struct overlay *o, const struct blk_req *r, size_t *at, span_fn *fn)
 {
     struct span s;
-    for (size_t at = 0; next_span(r, at, &s); at += s.n * SECTOR) {
+    int err = 0;
+    for (; !err && next_span(r, *at, &s); *at += err ? 0 : s.n * SECTOR) {
         spin_lock(&o->lock);
-        bool ok = fn(o, r, &s);
+        err = fn(o, r, &s);
         spin_unlock(&o->lock);
-        if (!ok)
-            return false;
     }
-    return true;
+    return err;
 }
 
-/* ---- Requests ---- */
+/* ---- Reading ---- */
 
 static void base_done(struct blk_req *sub)
 {
     struct overlay_ctx *c = container_of(sub, struct overlay_ctx, sub);
+    size_t at = 0;
     if (!sub->err)
-        each_span(sub->arg, c->parent, read_span);
-    blk_complete(c->parent, sub->err);
+        each_span(sub->arg, c->parent, &at, read_span);
+    blk_forward(c->parent, sub->err);
 }
 
 static void submit_read(struct overlay *o, struct blk_req *r)
 {
-    if (each_span(o, r, held_span)) {
-        each_span(o, r, read_span);
-        blk_complete(r, 0);
+    size_t at = 0;
+    if (!each_span(o, r, &at, held_span)) {
+        at = 0;
+        blk_complete(r, each_span(o, r, &at, read_span));
         return;
     }
     struct overlay_ctx *c = r->ctx;
@@ -190,6 +216,77 @@ static void submit_read(struct overlay *o, struct blk_req *r)
     blk_submit(o->base, &c->sub);
 }
 
+/* ---- Changing ---- */
+
+static int go_on(struct overlay *o, struct blk_req *r)
+{
+    struct overlay_ctx *c = r->ctx;
+    return each_span(o, r, &c->at, r->op == BLK_WRITE ? write_span : zero_span);
+}
+
+static void submit_change(struct overlay *o, struct blk_req *r)
+{
+    ((struct overlay_ctx *)r->ctx)->at = 0;
+    int err = go_on(o, r);
+    spin_lock(&o->lock);
+    if (err == -EAGAIN)
+        list_append(&o->waiting, &r->link);
+    if (err == -EAGAIN || o->nspare < LOW || o->nspare > HIGH)
+        work_queue(&o->refill);         /* under the lock: once this request has ended, the overlay may go */
+    spin_unlock(&o->lock);
+    if (err != -EAGAIN)
+        blk_complete(r, err);
+}
+
+/* Brings the reserve to its size.  False: there is no memory. */
+static bool fill(struct overlay *o)
+{
+    for (;;) {
+        spin_lock(&o->lock);
+        bool more = o->nspare < RESERVE, less = o->nspare > HIGH;
+        struct spare *s = less ? o->spare : NULL;
+        if (s)
+            o->spare = s->next, o->nspare--;
+        spin_unlock(&o->lock);
+        if (!more && !less)
+            return true;
+        if (less) {
+            kfree(s);
+            continue;
+        }
+        s = kmalloc(CLUSTER);
+        if (!s)
+            return false;
+        spin_lock(&o->lock);
+        keep(o, s);
+        spin_unlock(&o->lock);
+    }
+}
+
+/* The request that waits longest; NULL: none. */
+static struct blk_req *next_waiting(struct overlay *o)
+{
+    spin_lock(&o->lock);
+    struct list *l = list_pop(&o->waiting);
+    spin_unlock(&o->lock);
+    return l ? list_entry(l, struct blk_req, link) : NULL;
+}
+
+static void refill(struct work *w)
+{
+    struct overlay *o = container_of(w, struct overlay, refill);
+    struct blk_req *r;
+    bool memory = fill(o);
+    while ((r = next_waiting(o))) {
+        int err;
+        while ((err = go_on(o, r)) == -EAGAIN && memory)
+            memory = fill(o);
+        blk_complete(r, err == -EAGAIN ? -ENOSPC : err);
+    }
+    if (memory)
+        fill(o);
+}
+
 static void overlay_submit(struct blk *b, struct blk_req *r)
 {
     struct overlay *o = container_of(b, struct overlay, blk);
@@ -198,11 +295,9 @@ static void overlay_submit(struct blk *b, struct blk_req *r)
         submit_read(o, r);
         return;
     case BLK_WRITE:
-        blk_complete(r, each_span(o, r, write_span) ? 0 : -ENOSPC);
-        return;
     case BLK_DISCARD:
     case BLK_WRITE_ZEROES:
-        blk_complete(r, each_span(o, r, zero_span) ? 0 : -ENOSPC);
+        submit_change(o, r);
         return;
     case BLK_FLUSH:
         blk_complete(r, 0);
@@ -210,15 +305,25 @@ static void overlay_submit(struct blk *b, struct blk_req *r)
     }
 }
 
-static void overlay_close(struct blk *b)
+static void overlay_free(struct overlay *o)
 {
-    struct overlay *o = container_of(b, struct overlay, blk);
     for (uint64_t g = 0; g < o->ngroups; g++) {
         for (unsigned i = 0; o->group[g] && i < GROUP; i++)
             kfree(o->group[g]->cluster[i].data);
         kfree(o->group[g]);
     }
+    for (struct spare *s = o->spare, *next; s; s = next) {
+        next = s->next;
+        kfree(s);
+    }
     kfree(o);
+}
+
+static void overlay_close(struct blk *b)
+{
+    struct overlay *o = container_of(b, struct overlay, blk);
+    work_flush(&o->refill);
+    overlay_free(o);
 }
 
 static const struct blk_ops overlay_ops = { .submit = overlay_submit, .close = overlay_close };
@@ -238,8 +343,10 @@ struct blk *blk_overlay_create(const char *name, struct blk *base, uint64_t limi
     o->blk.limits.ctx_size = (uint32_t)(CTX_BYTES + base->limits.ctx_size);
     o->blk.limits.discard = o->blk.limits.write_zeroes = true;
     snprintf(o->blk.name, sizeof o->blk.name, "%s", name);
-    if (blk_ready(&o->blk)) {
-        kfree(o);
+    work_init(&o->refill, refill);
+    list_init(&o->waiting);
+    if (!fill(o) || blk_ready(&o->blk)) {
+        overlay_free(o);
         return NULL;
     }
     return &o->blk;

@@ -35,7 +35,7 @@ static void ram(void **state)
     blk_close(b);
 }
 
-static void done(struct blk_req *r) { *(bool *)r->arg = true; }
+static void done(struct blk_req *r) { atomic_store((bool *)r->arg, true); }
 
 static int run(struct blk *o, struct mem_blk *base, enum blk_op op, uint64_t off, size_t len, void *buf)
 {
@@ -46,7 +46,8 @@ static int run(struct blk *o, struct mem_blk *base, enum blk_op op, uint64_t off
     list_init(&r.link);
     blk_submit(o, &r);
     mem_blk_drain(base);
-    assert_true(ended);
+    while (!atomic_load(&ended))        /* the reserve may be being refilled */
+        thread_yield();
     free(r.ctx);
     return r.err;
 }
@@ -110,8 +111,49 @@ static void overlay_limits(void **state)
     blk_close(&base->blk);
 }
 
+/* Larger than the reserve, and without any memory for a while: never a wait in submit, and a clear end. */
+static void overlay_without_memory(void **state)
+{
+    enum { BIG = 4 << 20 };
+    uint8_t *buf = malloc(BIG), *back = malloc(BIG);
+    struct mem_blk *base = mem_blk_create(16 << 20, 0, MEM_INLINE, 3);
+    struct blk *o = blk_overlay_create("o", &base->blk, 16 << 20);
+    for (size_t i = 0; i < BIG; i++)
+        buf[i] = (uint8_t)(i * 13 >> 4);
+    assert_int_equal(run(o, base, BLK_WRITE, 0, BIG, buf), 0);
+    assert_int_equal(run(o, base, BLK_READ, 0, BIG, back), 0);
+    assert_memory_equal(buf, back, BIG);
+    port_fail_alloc_after(0);
+    bool ended = false;
+    struct iov v = { buf, BIG };
+    struct blk_req r = { .op = BLK_WRITE, .off = 8 << 20, .len = BIG, .iov = &v, .niov = 1, .done = done, .arg = &ended };
+    r.ctx = aligned_alloc(16, ALIGN_UP(o->limits.ctx_size, 16u));
+    blk_submit(o, &r);
+    while (!atomic_load(&ended))
+        thread_yield();
+    free(r.ctx);
+    port_fail_alloc_after(-1);
+    assert_int_equal(r.err, -ENOSPC);
+    assert_int_equal(run(o, base, BLK_READ, 0, BIG, back), 0);
+    assert_memory_equal(buf, back, BIG);
+    assert_int_equal(run(o, base, BLK_WRITE, 8 << 20, BIG, buf), 0);
+    unsigned long held = port_alloc_count();
+    assert_int_equal(run(o, base, BLK_WRITE_ZEROES, 0, BIG, NULL), 0);
+    blk_close(o);
+    assert_true(port_alloc_count() + BIG / 4096 < held);
+    for (int n = 0; n < 100; n++) {
+        port_fail_alloc_after(n);
+        o = blk_overlay_create("o", &base->blk, 1 << 20);
+        port_fail_alloc_after(-1);
+        blk_close(o);
+    }
+    blk_close(&base->blk);
+    free(buf), free(back);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(ram), cmocka_unit_test(overlay), cmocka_unit_test(overlay_limits) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(ram), cmocka_unit_test(overlay), cmocka_unit_test(overlay_limits),
+                                        cmocka_unit_test(overlay_without_memory) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
