@@ -298,7 +298,8 @@ static int apply_freed(struct qcow2 *q, unsigned n)
             if (!err && count == 1 && c == q->packed >> q->bits)
                 q->packed = 0;
         }
-    memmove(q->freed, q->freed + n, (q->nfreed - n) * sizeof *q->freed);
+    if (n)
+        memmove(q->freed, q->freed + n, (q->nfreed - n) * sizeof *q->freed);
     q->nfreed -= n;
     return err;
 }

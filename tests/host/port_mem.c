@@ -14,8 +14,14 @@ static void (*panic_hook)(const char *msg);
 void port_fail_alloc_after(int n) { atomic_store(&alloc_budget, n); }
 unsigned long port_alloc_count(void) { return atomic_load(&alloc_live); }
 
+static __thread int forbidden;
+
+void host_alloc_forbid(bool on) { forbidden += on ? 1 : -1; }
+
 static bool alloc_allowed(void)
 {
+    if (forbidden)
+        panic("memory allocated where none may be");
     int n = atomic_load(&alloc_budget);
     while (n > 0 && !atomic_cas(&alloc_budget, &n, n - 1))
         ;
