@@ -184,6 +184,21 @@ static struct signal_wire signal(struct machine *m)
 
 /* ---- Building ---- */
 
+/* The end of guest RAM; what does not fit below the PCI hole continues at 4 GiB. */
+static uint64_t ram_end(uint64_t ram)
+{
+    return ram > LOW_RAM_MAX ? ABOVE_4G + (ram - LOW_RAM_MAX) : ram;
+}
+
+static int check_width(const struct machine_config *cfg, char *err, size_t errlen)
+{
+    if (ram_end(cfg->vm.ram) <= BIT(vmm_host.phys_bits))
+        return 0;
+    snprintf(err, errlen, "%s: %llu MiB of memory end beyond the %u address bits of this CPU; give it less", cfg->vm.name,
+             (unsigned long long)(cfg->vm.ram >> 20), vmm_host.phys_bits);
+    return -EINVAL;
+}
+
 static int add_ram(struct machine *m)
 {
     uint64_t ram = m->cfg.vm.ram, low = MIN(ram, (uint64_t)LOW_RAM_MAX);
@@ -197,8 +212,7 @@ static int add_ram(struct machine *m)
 
 static struct pci_windows windows(uint64_t ram)
 {
-    uint64_t top = ram > LOW_RAM_MAX ? ABOVE_4G + ram - LOW_RAM_MAX : ABOVE_4G;
-    uint64_t limit = BIT(MIN(vmm_host.phys_bits, 52u)), base = ALIGN_UP(top, PAGE_1G);
+    uint64_t limit = BIT(MIN(vmm_host.phys_bits, 52u)), base = ALIGN_UP(MAX(ram_end(ram), ABOVE_4G), PAGE_1G);
     uint64_t end = base < limit ? MIN(base + MMIO64_BYTES, limit) : base;
     return (struct pci_windows){ .mem32 = PCI_HOLE, .mem32_end = PCI_HOLE_END, .mem64 = base, .mem64_end = end, .io = 0x1000, .io_end = 0x10000 };
 }
@@ -535,7 +549,9 @@ int machine_create(const struct machine_config *cfg, struct machine **out, char 
     m->cfg = *cfg;
     m->cfg.cmdline[sizeof m->cfg.cmdline - 1] = 0;
     mutex_init(&m->apic_lock);
-    int e = vm_create(&cfg->vm, &m->vm, err, errlen);
+    int e = check_width(cfg, err, errlen);
+    if (!e)
+        e = vm_create(&cfg->vm, &m->vm, err, errlen);
     if (!e)
         e = build(m, err, errlen);
     if (e) {

@@ -58,6 +58,14 @@ static bool option_is(const char *key, const char *value)
     return bootinfo_option(&boot, key, v, sizeof(v)) && !strcmp(v, value);
 }
 
+/* phys-bits=N: guests see an address space narrower than this CPU's, as on a CPU with N bits. */
+static unsigned guest_phys_bits(void)
+{
+    char v[16];
+    int n = bootinfo_option(&boot, "phys-bits", v, sizeof(v)) ? atoi(v) : 0;
+    return n >= 36 && (unsigned)n < cpu_info.phys_bits ? (unsigned)n : cpu_info.phys_bits;
+}
+
 /* ---- Memory ---- */
 struct span { uint64_t base, end; };
 enum { MAX_SPANS = BOOT_MAX_MODS + 8, LOG_AREA_SIZE = 256 << 10, MIN_FREE = 64 << 20 };
@@ -230,7 +238,7 @@ static void init_thread(void *arg)
         sched_selftest(!strcmp(v, "sched,loaded"));
     if (option_is("selftest", "pci"))
         pci_selftest();
-    virt_init();
+    virt_init(guest_phys_bits());
     host_check_images();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
     mgmt_start();

@@ -29,19 +29,19 @@ static const struct hv_ops *back_end(void)
     return cpu_info.vendor == CPU_AMD ? &svm_ops : cpu_info.vendor == CPU_INTEL ? &vmx_ops : NULL;
 }
 
-static void describe_host(void)
+static void describe_host(unsigned phys_bits)
 {
     vmm_host = (struct vmm_host){
-        .tsc_hz = tsc_hz(), .tsc_stable = tsc_usable() && cpu_has(FEAT_INVTSC), .tsc_clock = tsc_usable(), .phys_bits = cpu_info.phys_bits,
+        .tsc_hz = tsc_hz(), .tsc_stable = tsc_usable() && cpu_has(FEAT_INVTSC), .tsc_clock = tsc_usable(), .phys_bits = phys_bits,
         .xcr0 = cpu_info.xcr0, .kick = smp_kick, .cpuid = raw_cpuid,
     };
 }
 
-void virt_init(void)
+void virt_init(unsigned phys_bits)
 {
     static struct start s;              /* written by every CPU */
     s.ops = back_end();
-    describe_host();
+    describe_host(phys_bits);
     int err = s.ops ? s.ops->probe(hv_why, sizeof hv_why) : -1;
     if (!s.ops)
         snprintf(hv_why, sizeof hv_why, "no back-end for this CPU (%s): AMD-V and VT-x are supported", cpu_info.brand);

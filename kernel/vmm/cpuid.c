@@ -14,6 +14,7 @@ struct build {
     struct cpuid_table *t;
     const struct cpuid_policy *p;
     bool intel, amd;
+    uint32_t host_basic, host_ext;      /* highest leaves of the host */
     unsigned id_bits;           /* of APIC IDs within the package */
 };
 
@@ -236,6 +237,14 @@ static uint8_t *slot(struct cpuid_table *t, uint32_t leaf)
     return NULL;
 }
 
+/* A leaf that the host lacks is empty, whatever its CPU answers: Intel's repeat their highest leaf. */
+static void host_leaf(const struct build *b, uint32_t leaf, uint32_t sub, struct cpuid_regs *r)
+{
+    *r = (struct cpuid_regs){ 0 };
+    if (leaf <= (leaf >> 31 ? b->host_ext : b->host_basic))
+        b->p->raw(b->p->arg, leaf, sub, r);
+}
+
 static void add(const struct build *b, const struct rule *rule)
 {
     struct cpuid_table *t = b->t;
@@ -247,7 +256,7 @@ static void add(const struct build *b, const struct rule *rule)
     if (!hyp) {
         if (rule->leaf > (rule->leaf >> 31 ? t->max_ext : t->max_basic))
             return;
-        b->p->raw(b->p->arg, rule->leaf, rule->sub < 0 ? 0 : rule->sub, &r);
+        host_leaf(b, rule->leaf, rule->sub < 0 ? 0 : rule->sub, &r);
     } else if (rule->leaf == 0x40000010 && !b->p->tsc_khz) {
         return;
     }
@@ -288,30 +297,33 @@ static uint32_t xsave_size(const struct cpuid_table *t, uint64_t mask, bool comp
     return size;
 }
 
+/* The host's, less what memory encryption takes; without leaf 80000008h what every CPU with long mode has. */
+static uint8_t host_phys_bits(const struct build *b)
+{
+    struct cpuid_regs width, enc = { 0 };
+
+    host_leaf(b, 0x80000008, 0, &width);
+    if (b->amd)
+        host_leaf(b, 0x8000001f, 0, &enc);
+    return (width.eax & 0xff ? width.eax & 0xff : 36) - (enc.eax & 1 ? enc.ebx >> 6 & 0x3f : 0);
+}
+
 static void limits(struct build *b)
 {
     struct cpuid_table *t = b->t;
     struct cpuid_regs r;
 
     b->p->raw(b->p->arg, 0, 0, &r);
+    b->host_basic = r.eax;
     b->intel = t->intel = r.ebx == 0x756e6547;                          /* "Genu"ineIntel */
     b->amd = r.ebx == 0x68747541 || r.ebx == 0x6f677948;                /* "Auth"enticAMD, "Hygo"nGenuine */
     t->max_basic = MAX(r.eax, b->p->xcr0 ? 0x0du : 0x0bu);
     t->max_basic = MIN(t->max_basic, CPUID_BASIC - 1u);
     b->p->raw(b->p->arg, 0x80000000, 0, &r);
-    t->max_ext = r.eax >> 16 == 0x8000 ? MAX(r.eax, 0x80000008u) : 0x80000008u;
+    b->host_ext = r.eax >> 16 == 0x8000 ? r.eax : 0x80000000u;
+    t->max_ext = MAX(b->host_ext, b->amd ? 0x8000001eu : 0x80000008u);
     t->max_ext = MIN(t->max_ext, 0x80000000u + CPUID_EXT - 1);
-    if (b->amd)
-        t->max_ext = MAX(t->max_ext, 0x8000001eu);
-    t->phys_bits = b->p->phys_bits;
-    if (!t->phys_bits) {
-        struct cpuid_regs enc = { 0 };
-        if (r.eax >= 0x8000001f && b->amd)
-            b->p->raw(b->p->arg, 0x8000001f, 0, &enc);
-        if (r.eax >= 0x80000008)
-            b->p->raw(b->p->arg, 0x80000008, 0, &r);
-        t->phys_bits = (r.eax & 0xff) - (enc.eax & 1 ? enc.ebx >> 6 & 0x3f : 0);
-    }
+    t->phys_bits = b->p->phys_bits ? b->p->phys_bits : host_phys_bits(b);
     while (1u << b->id_bits < b->p->ncpus)
         b->id_bits++;
 }

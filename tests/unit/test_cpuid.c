@@ -189,6 +189,34 @@ static void ranges_answer_as_the_vendor(void **state)
     assert_int_equal(get(0x8000001f, 0).eax, 0);
 }
 
+/* A CPU that ends early and repeats a leaf beyond its last: nothing of that is taken for features. */
+static void short_host(void *arg, uint32_t leaf, uint32_t sub, struct cpuid_regs *r)
+{
+    static const struct leaf host[] = {
+        { 0, 0, { 1, 0x68747541, 0x444d4163, 0x69746e65 } }, { 1, 0, { 0xf51, 0x00000800, 0x80002001, 0x078bfbff } },
+        { 0x80000000, 0, { 0x80000008, 0x68747541, 0x444d4163, 0x69746e65 } }, { 0x80000001, 0, { 0xf51, 0, 0x5, 0x2fd3fbff } },
+        { 0x80000008, 0, { 0x3024, 0, 0, 0 } },
+    };
+    if (leaf > (leaf >> 31 ? 0x80000008 : 1))
+        *r = (struct cpuid_regs){ 0xffffffff, 0xffffffff, 0xffffffff, 0xffffffff };
+    else
+        lookup_leaf(host, ARRAY_SIZE(host), leaf, sub, r);
+}
+
+static void leaves_that_the_host_lacks_are_empty(void **state)
+{
+    build((struct cpuid_policy){ .raw = short_host, .ncpus = 2 });
+    assert_int_equal(get(0, 0).eax, 0xb);
+    assert_int_equal(get(6, 0).eax, 4);                         /* ours */
+    assert_int_equal(get(7, 0).ebx, 2);
+    assert_int_equal(get(7, 0).ecx | get(7, 0).edx | get(2, 0).eax | get(4, 0).eax, 0);
+    assert_int_equal(get(0xb, 1).ebx, 2);
+    assert_int_equal(get(0x80000000, 0).eax, 0x8000001e);
+    assert_int_equal(get(0x80000008, 0).eax, 0x3024);
+    assert_int_equal(get(0x80000008, 0).ebx | get(0x80000019, 0).eax | get(0x8000001d, 0).eax, 0);
+    assert_int_equal(t.phys_bits, 36);
+}
+
 static void hypervisor_leaves(void **state)
 {
     build((struct cpuid_policy){ .raw = amd, .ncpus = 2, .xcr0 = 7, .kvmclock = true, .tsc_khz = 2500000 });
@@ -223,7 +251,7 @@ int main(void)
 {
     static const struct CMUnitTest tests[] = {
         cmocka_unit_test(hidden_features_are_hidden), cmocka_unit_test(vcpu_state_shows), cmocka_unit_test(topology_is_consistent),
-        cmocka_unit_test(xsave_sizes_follow_xcr0), cmocka_unit_test(ranges_answer_as_the_vendor), cmocka_unit_test(hypervisor_leaves),
+        cmocka_unit_test(xsave_sizes_follow_xcr0), cmocka_unit_test(ranges_answer_as_the_vendor), cmocka_unit_test(leaves_that_the_host_lacks_are_empty), cmocka_unit_test(hypervisor_leaves),
         cmocka_unit_test(real_host_is_a_superset),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

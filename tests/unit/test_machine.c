@@ -1,4 +1,5 @@
 /* A whole virtual PC over a scripted CPU: wiring, firmware's work, reset, snapshots, and a thousand lives under the sanitizers. */
+#include <errno.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -119,6 +120,12 @@ static uint64_t mmio(struct bed *b, uint64_t addr, unsigned size)
     return io.data;
 }
 
+static void mmio_write(struct bed *b, uint64_t addr, uint32_t val)
+{
+    struct io io = { .size = 4, .write = true, .data = val };
+    bus_access(vm_mmio(machine_vm(b->m)), 0, addr, &io);
+}
+
 static void firmware(void **state)
 {
     struct bed b = make(2, 64 * MIB);
@@ -147,6 +154,53 @@ static void firmware(void **state)
     assert_int_equal(gmem_read(mem, mi.cmdline, line, 6), 0);
     assert_string_equal(line, "hello");
     end(&b);
+}
+
+/* ---- A CPU with few address bits: what the guest is told of ends below them ---- */
+
+static uint64_t dsdt_name(struct gmem *mem, const char *name)
+{
+    uint8_t area[0x8000];
+    uint64_t val;
+    assert_int_equal(gmem_read(mem, BIOS_AREA, area, sizeof area), 0);
+    for (size_t i = 0; i + 14 < sizeof area; i++)
+        if (area[i] == 0x08 && !memcmp(area + i + 1, name, 4) && area[i + 5] == 0x0e) {
+            memcpy(&val, area + i + 6, 8);
+            return val;
+        }
+    fail_msg("no %s", name);
+    return 0;
+}
+
+static void narrow_host(void **state)
+{
+    static const unsigned widths[] = { 36, 39, 32 };
+    char err[200];
+    for (unsigned i = 0; i < ARRAY_SIZE(widths); i++) {
+        vmm_host.phys_bits = widths[i];
+        struct bed b = make(1, 64 * MIB);
+        struct vm *vm = machine_vm(b.m);
+        fake_hv_script(vm, idle, NULL);
+        assert_int_equal(machine_start(b.m, err, sizeof err), 0);
+        assert_int_equal(vm_pause(vm), 0);
+        uint64_t base = dsdt_name(vm_gmem(vm), "M64B"), len = dsdt_name(vm_gmem(vm), "M64L"), top = BIT(widths[i]);
+        assert_true(base >= BIT(32) && base + len <= MAX(top, BIT(32)));
+        assert_int_equal(len, widths[i] == 36 ? 60ull << 30 : widths[i] == 39 ? 64ull << 30 : 0);
+        uint64_t bar = 0xb0000000 + (3 << 15) + PCI_BAR(0);
+        mmio_write(&b, bar, (uint32_t)(base + len - 0x8000));
+        mmio_write(&b, bar + 4, (uint32_t)((base + len - 0x8000) >> 32));
+        assert_int_equal(bus_claimed(vm_mmio(vm), base + len - 0x8000), len != 0);
+        mmio_write(&b, bar, (uint32_t)(base + len));
+        mmio_write(&b, bar + 4, (uint32_t)((base + len) >> 32));
+        assert_false(bus_claimed(vm_mmio(vm), base + len));
+        end(&b);
+    }
+    vmm_host.phys_bits = 36;
+    struct machine *m;
+    struct machine_config cfg = { .vm = { .name = "pc", .ncpus = 1, .ram = 80ull << 30 } };
+    assert_int_equal(machine_create(&cfg, &m, err, sizeof err), -EINVAL);
+    assert_non_null(strstr(err, "36 address bits"));
+    vmm_host.phys_bits = 40;
 }
 
 /* ---- Save, load into a second machine of the same make ---- */
@@ -242,7 +296,7 @@ static void bad_kernels(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(boots), cmocka_unit_test(firmware), cmocka_unit_test(save_load), cmocka_unit_test(resets), cmocka_unit_test(thousand),
+        cmocka_unit_test(boots), cmocka_unit_test(firmware), cmocka_unit_test(narrow_host), cmocka_unit_test(save_load), cmocka_unit_test(resets), cmocka_unit_test(thousand),
         cmocka_unit_test(no_memory), cmocka_unit_test(bad_kernels),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
