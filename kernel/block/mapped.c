@@ -44,12 +44,37 @@ static unsigned entry_at(const struct mapped *m, uint64_t off)
     return lo;
 }
 
-/* Entries that only overlap in part go whole: what is forgotten is learnt again. */
+/* What is left of an entry behind `end`. */
+static struct map tail_of(const struct map *e, uint64_t end)
+{
+    uint64_t skip = end - e->off;
+    struct map t = *e;
+    t.off += skip, t.len -= skip, t.at += t.state == MAP_ZERO ? 0 : skip;
+    return t;
+}
+
+/* Entries that reach over the range's edges are cut; where one would become two without room for it, the end goes too and is learnt again. */
 static void forget(struct mapped *m, uint64_t off, uint64_t len)
 {
+    uint64_t end = off + len;
     unsigned from = entry_at(m, off), to = from;
-    while (to < m->n && m->map[to].off < off + len)
+    struct map *e = m->map + from;
+    if (from < m->n && e->off < off) {
+        struct map rest = e->off + e->len > end ? tail_of(e, end) : (struct map){ .len = 0 };
+        e->len = off - e->off;
+        to = ++from;
+        if (rest.len && m->n < m->cap) {
+            memmove(m->map + from + 1, m->map + from, (m->n - from) * sizeof *m->map);
+            m->map[from] = rest;
+            m->n++;
+        }
+        if (rest.len)
+            return;
+    }
+    while (to < m->n && m->map[to].off + m->map[to].len <= end)
         to++;
+    if (to < m->n && m->map[to].off < end)
+        m->map[to] = tail_of(&m->map[to], end);
     if (to > from)
         memmove(m->map + from, m->map + to, (m->n - to) * sizeof *m->map);
     m->n -= to - from;
@@ -63,9 +88,15 @@ void mapped_forget(struct mapped *m, uint64_t off, uint64_t len)
     spin_unlock(&m->spin);
 }
 
+/* Both say the same of the blocks at b, which a covers. */
+static bool same(const struct map *a, const struct map *b)
+{
+    return a->state == b->state && a->pass == b->pass && (a->state == MAP_ZERO || (a->to == b->to && a->at + (b->off - a->off) == b->at));
+}
+
 static bool continues(const struct map *a, const struct map *b)
 {
-    return a->state == b->state && a->pass == b->pass && a->off + a->len == b->off && (a->state == MAP_ZERO || (a->to == b->to && a->at + a->len == b->at));
+    return a->off + a->len == b->off && same(a, b);
 }
 
 /* Room is made outside of the spinlock; without memory the cache stays as it is. */
@@ -86,25 +117,36 @@ static void make_room(struct mapped *m)
     kfree(old);
 }
 
+/* Full: the half further away from entry i goes; returns where i is then. */
+static unsigned halve(struct mapped *m, unsigned i)
+{
+    unsigned half = m->n / 2;
+    if (i >= half) {
+        memmove(m->map, m->map + half, (m->n - half) * sizeof *m->map);
+        m->n -= half;
+        return i - half;
+    }
+    m->n = half;
+    return i;
+}
+
 static void insert(struct mapped *m, const struct map *e)
 {
     unsigned i = entry_at(m, e->off);
     if (i && continues(&m->map[i - 1], e)) {
-        m->map[i - 1].len += e->len;
-        return;
+        m->map[--i].len += e->len;
+    } else {
+        if (m->n == m->cap)
+            i = halve(m, i);
+        memmove(m->map + i + 1, m->map + i, (m->n - i) * sizeof *e);
+        m->map[i] = *e;
+        m->n++;
     }
-    if (m->n == m->cap) {               /* full: the half further away from here goes */
-        if (i < m->n / 2) {
-            m->n /= 2;
-        } else {
-            memmove(m->map, m->map + m->n / 2, (m->n - m->n / 2) * sizeof *m->map);
-            i -= m->n / 2;
-            m->n -= m->n / 2;
-        }
+    if (i + 1 < m->n && continues(&m->map[i], &m->map[i + 1])) {
+        m->map[i].len += m->map[i + 1].len;
+        memmove(m->map + i + 1, m->map + i + 2, (m->n - i - 2) * sizeof *e);
+        m->n--;
     }
-    memmove(m->map + i + 1, m->map + i, (m->n - i) * sizeof *e);
-    m->map[i] = *e;
-    m->n++;
 }
 
 void mapped_learn(struct mapped *m, uint64_t off, uint64_t len, struct blk *to, uint64_t at, unsigned state)
@@ -116,7 +158,9 @@ void mapped_learn(struct mapped *m, uint64_t off, uint64_t len, struct blk *to, 
         (state != MAP_WRITE || !to->limits.read_only);
     make_room(m);
     spin_lock(&m->spin);
-    if (m->cap) {
+    unsigned i = entry_at(m, off);
+    bool known = i < m->n && m->map[i].off <= off && m->map[i].off + m->map[i].len >= off + len && same(&m->map[i], &e);
+    if (m->cap && !known) {
         forget(m, off, len);
         insert(m, &e);
     }
