@@ -243,7 +243,8 @@ static void cut_short(struct vcpu *v, struct svm_vcpu *s, uint64_t info)
     uint8_t vector = (uint8_t)(info & EVT_VECTOR);
     if (type == EVENT_SOFT_INTR || (type == EVENT_EXCEPTION && (vector == EXC_BP || vector == EXC_OF)))
         return;
-    if (type == EVENT_INTR && v->irq_offered != IRQ_NONE) {
+    bool vintr = type == EVENT_INTR || ((s->vmcb->vintr & V_IRQ) && vector == (uint8_t)v->irq_offered);    /* QEMU calls it an exception, and keeps V_IRQ */
+    if (vintr && v->irq_offered != IRQ_NONE) {
         s->vmcb->vintr |= V_IRQ;
         svm_dirty(s, CLEAN_TPR);
         return;
@@ -257,11 +258,14 @@ static void cut_short(struct vcpu *v, struct svm_vcpu *s, uint64_t info)
 static void take_stock(struct vcpu *v, struct svm_vcpu *s)
 {
     struct vmcb *b = s->vmcb;
+    bool shadow = b->int_shadow & INT_SHADOW;
+    if (unlikely(v->shadow))                            /* QEMU forgot it at VMRUN (finish_shadowed_hlt()); if no instruction ran, it is still in force */
+        shadow |= v->rip == b->rip;
+    v->shadow = shadow;
     v->gpr[RAX] = b->rax, v->gpr[RSP] = b->rsp, v->rip = b->rip, v->rflags = b->rflags;
     b->eventinj = 0;
     b->tlb_control = TLB_FLUSH_NONE;
     s->clean = svm_features.clean_mask;
-    v->shadow = b->int_shadow & INT_SHADOW;
     if (unlikely(b->exitintinfo & EVT_VALID))
         cut_short(v, s, b->exitintinfo);
     if (unlikely((uint8_t)b->vintr != *s->tpr >> 4))     /* the guest wrote CR8 */
