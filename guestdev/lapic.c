@@ -44,6 +44,31 @@ static void set_bit_to(uint32_t *word, uint32_t bit, bool on)
         atomic_and(word, ~bit);
 }
 
+/* The vCPU clears a summary bit before it looks at the word again: one of the two sees the other. */
+static void set_summary(struct lapic *l, unsigned word)
+{
+    if (!(atomic_load(&l->irr_words) & BIT(word)))
+        atomic_or(&l->irr_words, BIT(word));
+}
+
+/*
+ * The vector's IRR bit was set already.  If the vCPU has gone to the guest with it, the guest may have taken it, and this is another one: a mark says so, and
+ * lapic_accept(), which clears the bit first and takes the mark afterwards, keeps it.  If the bit is gone by now, it was taken and not marked: begin anew.
+ * True: the vCPU must look.
+ */
+static bool came_again(struct lapic *l, uint8_t vector)
+{
+    uint32_t *irr = lapic_reg(l, LAPIC_IRR + 16 * (vector >> 5)), bit = BIT(vector & 31), offered;
+    do {
+        offered = vector;
+        if (atomic_cas(&l->offered, &offered, vector | CAME_AGAIN))
+            return true;
+        if (offered == (vector | CAME_AGAIN) || (atomic_load(irr) & bit))
+            return false;
+    } while (atomic_or(irr, bit) & bit);
+    return true;
+}
+
 void lapic_accept_fixed(struct lapic *l, uint8_t vector, bool level)
 {
     if (unlikely(vector < 16)) {
@@ -52,11 +77,9 @@ void lapic_accept_fixed(struct lapic *l, uint8_t vector, bool level)
     }
     uint32_t bit = BIT(vector & 31), word = vector >> 5;
     set_bit_to(lapic_reg(l, LAPIC_TMR + 16 * word), bit, level);
-    if (atomic_or(lapic_reg(l, LAPIC_IRR + 16 * word), bit) & bit)
+    if (unlikely(atomic_or(lapic_reg(l, LAPIC_IRR + 16 * word), bit) & bit) && !came_again(l, vector))
         return;                 /* merged with one that has kicked the vCPU already */
-    /* The vCPU clears a summary bit before it looks at the word again: one of the two sees the other. */
-    if (!(atomic_load(&l->irr_words) & BIT(word)))
-        atomic_or(&l->irr_words, BIT(word));
+    set_summary(l, word);
     l->c.wires.irq(l->c.wires.vcpu);
 }
 
@@ -202,6 +225,10 @@ static void lapic_accept(void *apic, int vector)
     unsigned w = vector >> 5 & 7;
     uint32_t bit = BIT(vector & 31);
     atomic_and(lapic_reg(l, LAPIC_IRR + 16 * w), ~bit);
+    if (unlikely(atomic_xchg(&l->offered, 0u) == ((uint32_t)vector | CAME_AGAIN))) {
+        atomic_or(lapic_reg(l, LAPIC_IRR + 16 * w), bit);
+        set_summary(l, w);
+    }
     reg_set(l, LAPIC_ISR + 16 * w, reg_get(l, LAPIC_ISR + 16 * w) | bit);
     l->isr_words |= BIT(w);
     l->isrv = vector;
@@ -398,6 +425,7 @@ void lapic_reset_registers(struct lapic *l)
         reg_set(l, off, 0);
     reg_set(l, LAPIC_ICR + 4, 0);
     atomic_store(&l->irr_words, 0u);
+    atomic_store(&l->offered, 0u);
     atomic_and(&l->ext, (uint32_t)EXT_LINT0);
     atomic_store(&l->esr, 0u);
     l->isr_words = l->isrv = 0;
@@ -431,7 +459,7 @@ void lapic_irqchip(struct lapic *l, struct vcpu_irqchip *chip)
 {
     *chip = (struct vcpu_irqchip){
         .apic = l, .page = l->page, .pending = lapic_pending, .accept = lapic_accept, .msr_read = lapic_msr_read, .msr_write = lapic_msr_write,
-        .mmio = lapic_mmio, .init = lapic_init_signal,
+        .mmio = lapic_mmio, .init = lapic_init_signal, .offered = &l->offered,
     };
 }
 

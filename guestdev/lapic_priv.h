@@ -3,12 +3,14 @@
 #include "guestdev/lapic.h"
 #include "kernel/hw/msr.h"
 
+enum { CAME_AGAIN = 1 << 16 };
 enum { EXT_LINT0 = 1, EXT_MESSAGE = 2 };       /* why this CPU listens to the PIC: the LINT0 pin is high; an ExtINT message came */
 
 struct lapic {
     uint8_t *page;
     uint32_t irr_words;         /* bit w may be set: IRR word w is not empty; clear: it is.  Atomic */
     uint32_t ext;               /* EXT_*; atomic */
+    uint32_t offered;           /* vcpu_irqchip.offered, with CAME_AGAIN; atomic */
     uint32_t isr_words;         /* bit w: ISR word w is not empty */
     uint8_t isrv;               /* highest vector in service; 0 none (vectors below 16 are never accepted) */
     uint8_t lint;               /* pin levels, bit per pin; atomic */

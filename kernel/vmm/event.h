@@ -20,6 +20,11 @@ struct vcpu_irqchip {
     int  (*pending)(void *apic);
     /* The CPU has taken `vector` as `pending` returned it: IRR → ISR, or INTA to the PIC.  Own vCPU thread only. */
     void (*accept)(void *apic, int vector);
+    /*
+     * The vCPU notes here, before it enters the guest, what it was offered: a vector as `pending` returned it.  The CPU takes it without telling, so IRR keeps it
+     * until `accept`; one that comes meanwhile must not be merged with one that the guest may have handled already.  Atomic.
+     */
+    uint32_t *offered;
     /* The architectural 4 KiB register page, page aligned; TPR at 0x80.  The back-end may give it to the CPU. */
     uint8_t *page;
     /* x2APIC register block, MSR 800h-8FFh, and IA32_APIC_BASE, IA32_TSC_DEADLINE.  false: #GP. */

@@ -4,6 +4,8 @@
 #include "guestdev/lapic.h"
 #include "kernel/hw/msr.h"
 
+#include <sched.h>
+
 enum { NCPUS = 3 };
 
 static struct {
@@ -626,6 +628,63 @@ static void timer_against_its_expiry(void **state)
     host_clock_manual(true);
 }
 
+/*
+ * The sender waits until its interrupt was taken before it sends the next one, of the same vector.  The guest takes it without telling: an acceptance that
+ * comes later must not swallow the next.
+ */
+enum { TURNS = 20000 };
+static unsigned handled;
+static void one_by_one(void *arg)
+{
+    for (unsigned i = 0; i < TURNS; i++) {
+        lapic_deliver(t.apic[0], APIC_FIXED, 0x61, false);
+        while (atomic_load(&handled) <= i)
+            sched_yield();
+    }
+}
+
+static void none_is_lost_between_taking_and_accepting(void **state)
+{
+    enable(0);
+    handled = 0;
+    host_clock_manual(false);
+    uint64_t deadline = clock_ns() + 60000000000ull;
+    struct thread *other = thread_start("sender", one_by_one, NULL);
+    for (unsigned n = 0; n < TURNS; ) {
+        int v = pending(0);
+        atomic_store_relaxed(t.chip[0].offered, (uint32_t)v);
+        atomic_fence();
+        if (v == IRQ_NONE) {
+            assert_true(clock_ns() < deadline);
+            sched_yield();
+            continue;
+        }
+        atomic_store(&handled, ++n);            /* the guest's handler */
+        if (n % 3)
+            sched_yield();
+        t.chip[0].accept(t.chip[0].apic, v);
+        wr(0, LAPIC_EOI, 0);
+    }
+    thread_join(other);
+    assert_int_equal(pending(0), IRQ_NONE);
+    host_clock_manual(true);
+}
+
+/* Offered but not taken yet: the second is one with the first. */
+static void two_before_taking_are_one(void **state)
+{
+    enable(0);
+    lapic_deliver(t.apic[0], APIC_FIXED, 0x61, false);
+    *t.chip[0].offered = (uint32_t)pending(0);
+    unsigned kicks = t.cpu[0].irqs;
+    lapic_deliver(t.apic[0], APIC_FIXED, 0x61, false);
+    assert_int_equal(t.cpu[0].irqs, kicks + 1);         /* the vCPU must say whether it has it */
+    *t.chip[0].offered = (uint32_t)pending(0);
+    take(0, 0x61);
+    wr(0, LAPIC_EOI, 0);
+    assert_int_equal(pending(0), IRQ_NONE);
+}
+
 static void thousand(void **state)
 {
     unsigned long before = port_alloc_count();
@@ -651,7 +710,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(reset_values), T(priority), T(same_vector_merges_and_one_more_is_kept), T(eoi_of_level_goes_to_the_ioapic), T(errors), T(ipis), T(logical_destinations),
         T(lowest_priority), T(msi), T(extint), T(lint0_level), T(one_shot_timer), T(periodic_timer_does_not_drift), T(tsc_deadline), T(mode_transitions),
-        T(x2apic_registers), T(init_and_reset), T(snapshot), T(concurrent_senders), T(timer_against_its_expiry), T(thousand),
+        T(x2apic_registers), T(init_and_reset), T(snapshot), T(concurrent_senders), T(timer_against_its_expiry),
+        T(none_is_lost_between_taking_and_accepting), T(two_before_taking_are_one), T(thousand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -322,7 +322,7 @@ static void walks_32_bit_tables(void **state)
 
 /* ---- Interrupts ---- */
 
-struct chip { uint8_t page[4096]; uint32_t irr; unsigned accepted[8], n; };
+struct chip { uint8_t page[4096]; uint32_t irr, offered; unsigned accepted[8], n; };
 
 static int chip_pending(void *p)
 {
@@ -345,7 +345,7 @@ static bool chip_msr_w(void *p, uint32_t m, uint64_t v) { return false; }
 static void wire_chip(struct vm *vm, unsigned i, struct chip *c, struct vcpu_wires *w)
 {
     struct vcpu_irqchip chip = { .apic = c, .pending = chip_pending, .accept = chip_accept, .page = c->page, .msr_read = chip_msr_r,
-                                 .msr_write = chip_msr_w, .init = chip_init };
+                                 .msr_write = chip_msr_w, .init = chip_init, .offered = &c->offered };
     vm_set_irqchip(vm, i, &chip);
     vm_get_wires(vm, i, w);
 }
