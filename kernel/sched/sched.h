@@ -29,6 +29,7 @@ int  thread_set_share(struct thread *, unsigned weight, unsigned cap);
 int  thread_set_cpus(struct thread *, const struct cpuset *);
 uint64_t thread_run_ns(const struct thread *);          /* time on CPU */
 uint64_t thread_steal_ns(const struct thread *);        /* time runnable but not running */
+uint64_t thread_own_steal_ns(void);                     /* the same of the caller, up to when it got its CPU */
 unsigned thread_cpu(const struct thread *);             /* CPU it runs or last ran on */
 void thread_exit(void) __attribute__((noreturn));
 /* Another thread should get the CPU before this one goes on (PAUSE-spinning vCPU): goes behind its peers, keeps its share. */

@@ -195,5 +195,7 @@ uint64_t thread_steal_ns(const struct thread *t)
     return ns;
 }
 
+uint64_t thread_own_steal_ns(void) { return atomic_load_relaxed(&cpu_current()->steal_ns); }
+
 unsigned thread_cpu(const struct thread *t) { return atomic_load_relaxed(&t->cpu); }
 const char *thread_name(const struct thread *t) { return t->name; }

@@ -137,11 +137,13 @@ static void on_put(void *arg)
 {
     struct vcpu *v = arg;
     hv->put(v);
+    v->tsc_away = host_tsc();
 }
 
 static void on_load(void *arg, bool migrated)
 {
     struct vcpu *v = arg;
+    v->tsc_out += v->tsc_away ? host_tsc() - v->tsc_away : 0;   /* asleep or waiting for a CPU: not the host's work for this guest */
     atomic_store_relaxed(&v->host_cpu, port_cpu());
     v->stats.cpu = v->host_cpu;
     hv->load(v, migrated);
@@ -160,7 +162,7 @@ static void start_at(struct vcpu *v, uint8_t vector)
 
 static void halt(struct vcpu *v)
 {
-    uint64_t since = host_tsc();
+    uint64_t since = host_tsc(), waited = thread_own_steal_ns();
     v->stats.halted = true;
     sched_prepare_block();
     if (atomic_load(&v->requests))
@@ -169,6 +171,7 @@ static void halt(struct vcpu *v)
         sched_block();
     v->stats.halted = false;
     v->tsc_halted += host_tsc() - since;
+    v->halt_waited_ns += thread_own_steal_ns() - waited;
 }
 
 /* Everything but REQ_EVENT is rare. */

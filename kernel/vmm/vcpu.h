@@ -78,7 +78,8 @@ struct vcpu {
     struct vcpu_stats stats;    /* racy reads by others are fine */
     uint64_t tsc_out;           /* [hot] TSC at the last exit */
     uint64_t tsc_guest, tsc_host;       /* [hot] time spent */
-    uint64_t tsc_halted;        /* part of tsc_host */
+    uint64_t tsc_away;          /* TSC when it last left its CPU; that time counts neither as guest's nor as host's */
+    uint64_t tsc_halted, halt_waited_ns;        /* from HLT to running again; of that, waiting for a CPU: that is steal */
     unsigned trace_at;
     struct exit_trace trace[EXIT_TRACE];
 };

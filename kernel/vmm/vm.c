@@ -528,9 +528,9 @@ void vm_vcpu_stats(struct vm *vm, unsigned i, struct vcpu_stats *s)
     struct vcpu *v = vm->vcpu[i];
     *s = v->stats;
     s->guest_ns = ticks_to_ns(READ_ONCE(v->tsc_guest));
-    s->halt_ns = ticks_to_ns(READ_ONCE(v->tsc_halted));
-    uint64_t host = READ_ONCE(v->tsc_host), halted = READ_ONCE(v->tsc_halted);
-    s->host_ns = ticks_to_ns(host - MIN(host, halted));
+    uint64_t halted = ticks_to_ns(READ_ONCE(v->tsc_halted)), waited = READ_ONCE(v->halt_waited_ns);
+    s->halt_ns = halted - MIN(halted, waited);
+    s->host_ns = ticks_to_ns(READ_ONCE(v->tsc_host));
     s->started = READ_ONCE(v->run) != RUN_WAIT_SIPI;
     mutex_lock(&vm->lock);
     s->steal_ns = v->thread ? thread_steal_ns(v->thread) : 0;

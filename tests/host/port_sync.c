@@ -233,6 +233,7 @@ void sched_block(void) { event_wait(&self->wake); }
 bool sched_need_resched(void) { return false; }
 void thread_yield_hint(void) { sched_yield(); }
 uint64_t thread_steal_ns(const struct thread *t) { return 0; }
+uint64_t thread_own_steal_ns(void) { return 0; }
 uint64_t thread_run_ns(const struct thread *t) { return 0; }
 size_t sched_fpu_size(void) { return 1024; }
 void fpu_area_init(void *area) { memset(area, 0, sched_fpu_size()); }
