@@ -104,15 +104,37 @@ static void strings(void)
     CHECK("strings", true);
 }
 
-/* Timers as fast as they go, all at once, handled or not. */
+/* Timers as fast as they go, all at once, handled or not.  A slow CPU may do nothing but handle them: so the end is seen in the handler, too. */
+static uint64_t storm_end;
+
+static void quiet(void)
+{
+    apic_write(APIC_LVTT, 0x10000);
+    mmio_write(HPET + 0x10, 0);
+    mmio_write(HPET + 0x100, 0);
+    for (unsigned pin = 0; pin < 24; pin++)
+        ioapic_write(0x10 + 2 * pin, 0x10000);
+}
+
+static void storm_irq(struct frame *f)
+{
+    count_irq(f);
+    if (rdtsc() >= storm_end) {
+        quiet();
+        storm_end += tsc_hz();
+    }
+}
+
 static void timers(void)
 {
     cli();
     for (unsigned v = 0x20; v < 0x100; v++)      /* and what random programming left pending below */
-        set_handler(v, count_irq);
+        set_handler(v, storm_irq);
     for (unsigned v = 0x12; v < 0x20; v++)
-        set_handler(v, count_irq);
+        set_handler(v, storm_irq);
     set_handler(2, count_only);
+    uint64_t until = rdtsc() + tsc_hz() / 4;
+    storm_end = until;
     apic_enable();
     apic_write(APIC_TDCR, 0xb);
     apic_write(APIC_LVTT, 0x20080);
@@ -124,17 +146,12 @@ static void timers(void)
     mmio_write(HPET + 0x108, 1);
     mmio_write(HPET + 0x100, 0x4c | 0x100);
     mmio_write(HPET + 0x108, 1);
-    uint64_t until = rdtsc() + tsc_hz() / 4;
     while (rdtsc() < until) {
         sti();
         apic_ipi(0, 0x400a0);
         cli();
     }
-    apic_write(APIC_LVTT, 0x10000);
-    mmio_write(HPET + 0x10, 0);
-    mmio_write(HPET + 0x100, 0);
-    for (unsigned pin = 0; pin < 24; pin++)
-        ioapic_write(0x10 + 2 * pin, 0x10000);
+    quiet();
     CHECK("timer-storm", irq_count[0xa0] > 0);
 }
 
