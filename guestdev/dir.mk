@@ -1,5 +1,5 @@
 hosted += guestdev/apic.c
-hosted += guestdev/lapic.c guestdev/lapic_timer.c guestdev/lapic_msr.c
+hosted += guestdev/lapic.c guestdev/lapic_timer.c guestdev/lapic_msr.c guestdev/lapic_virt.c
 hosted += guestdev/ioapic.c
 hosted += guestdev/pic.c
 hosted += guestdev/pit.c

@@ -58,7 +58,7 @@ static void set_summary(struct lapic *l, unsigned word)
  */
 static bool came_again(struct lapic *l, uint8_t vector)
 {
-    uint32_t *irr = lapic_reg(l, LAPIC_IRR + 16 * (vector >> 5)), bit = BIT(vector & 31), offered;
+    uint32_t *irr = &l->irr[4 * (vector >> 5)], bit = BIT(vector & 31), offered;
     do {
         offered = vector;
         if (atomic_cas(&l->offered, &offered, vector | CAME_AGAIN))
@@ -77,7 +77,7 @@ void lapic_accept_fixed(struct lapic *l, uint8_t vector, bool level)
     }
     uint32_t bit = BIT(vector & 31), word = vector >> 5;
     set_bit_to(lapic_reg(l, LAPIC_TMR + 16 * word), bit, level);
-    if (unlikely(atomic_or(lapic_reg(l, LAPIC_IRR + 16 * word), bit) & bit) && !came_again(l, vector))
+    if (unlikely(atomic_or(&l->irr[4 * word], bit) & bit) && !came_again(l, vector))
         return;                 /* merged with one that has kicked the vCPU already */
     set_summary(l, word);
     l->c.wires.irq(l->c.wires.vcpu);
@@ -176,7 +176,7 @@ static bool lint0_extint(const struct lapic *l)
     return !lapic_hw_enabled(l) || (lvt & (LVT_MASKED | LVT_DELIVERY)) == APIC_EXTINT;
 }
 
-static int pending_extint(struct lapic *l, uint32_t ext)
+int lapic_pending_extint(struct lapic *l, uint32_t ext)
 {
     if (!l->fabric->pic.pending || !((ext & EXT_MESSAGE) || lint0_extint(l)))
         return IRQ_NONE;
@@ -206,7 +206,7 @@ static int lapic_pending(void *apic)
     struct lapic *l = apic;
     uint32_t ext = atomic_load(&l->ext);
     if (unlikely(ext)) {
-        int v = pending_extint(l, ext);
+        int v = lapic_pending_extint(l, ext);
         if (v != IRQ_NONE)
             return v;
     }
@@ -242,7 +242,7 @@ static uint8_t highest_isr(const struct lapic *l)
     return 32 * w + 31 - __builtin_clz(reg_get(l, LAPIC_ISR + 16 * w));
 }
 
-static void eoi_level(struct lapic *l, uint8_t vector)
+void lapic_eoi_level(struct lapic *l, uint8_t vector)
 {
     if ((reg_get(l, LAPIC_LVT_LINT0) & (LVT_REMOTE_IRR | LVT_VECTOR)) == (LVT_REMOTE_IRR | vector)) {
         atomic_and(lapic_reg(l, LAPIC_LVT_LINT0), ~(uint32_t)LVT_REMOTE_IRR);
@@ -255,8 +255,11 @@ static void eoi_level(struct lapic *l, uint8_t vector)
 void lapic_write_eoi(struct lapic *l)
 {
     uint8_t vector = l->isrv;
-    if (!vector)
+    if (unlikely(!vector)) {
+        if (l->c.virt)
+            lapic_virt_eoi(l);
         return;
+    }
     unsigned w = vector >> 5;
     uint32_t bit = BIT(vector & 31), left = reg_get(l, LAPIC_ISR + 16 * w) & ~bit;
     reg_set(l, LAPIC_ISR + 16 * w, left);
@@ -264,7 +267,7 @@ void lapic_write_eoi(struct lapic *l)
         l->isr_words &= ~BIT(w);
     l->isrv = highest_isr(l);
     if (unlikely(reg_get(l, LAPIC_TMR + 16 * w) & bit))
-        eoi_level(l, vector);
+        lapic_eoi_level(l, vector);
     if (atomic_load(&l->irr_words) | atomic_load(&l->ext))      /* one that this vector kept waiting */
         l->c.wires.irq(l->c.wires.vcpu);
 }
@@ -277,7 +280,7 @@ uint32_t lapic_read(struct lapic *l, unsigned off)
     switch (off) {
     case LAPIC_PPR:
     case LAPIC_APR:             /* not maintained since the Pentium 4: shows the PPR */
-        tpr = reg_get(l, LAPIC_TPR), isrv = l->isrv;
+        tpr = reg_get(l, LAPIC_TPR), isrv = l->c.virt ? lapic_virt_isrv(l) : l->isrv;
         return tpr >> 4 >= isrv >> 4 ? tpr : isrv & 0xf0;
     case LAPIC_TIMER_CURRENT:
         return lapic_timer_left(l);
@@ -423,6 +426,8 @@ void lapic_reset_registers(struct lapic *l)
     lapic_timer_stop(l);
     for (unsigned off = 0; off < PAGE_SIZE; off += 16)
         reg_set(l, off, 0);
+    for (unsigned w = 0; w < 8; w++)
+        atomic_store(&l->irr[4 * w], 0u);
     reg_set(l, LAPIC_ICR + 4, 0);
     atomic_store(&l->irr_words, 0u);
     atomic_store(&l->offered, 0u);
@@ -461,6 +466,8 @@ void lapic_irqchip(struct lapic *l, struct vcpu_irqchip *chip)
         .apic = l, .page = l->page, .pending = lapic_pending, .accept = lapic_accept, .msr_read = lapic_msr_read, .msr_write = lapic_msr_write,
         .mmio = lapic_mmio, .init = lapic_init_signal, .offered = &l->offered,
     };
+    if (l->c.virt)
+        chip->pending = lapic_virt_pending, chip->virt = lapic_virt, chip->wrote = lapic_wrote, chip->eoi = lapic_eoi_done;
 }
 
 /* What the caches say follows from the page; -EINVAL for pages no sequence of register accesses can make. */
@@ -472,6 +479,8 @@ static int derive(struct lapic *l)
         l->irr_words |= reg_get(l, LAPIC_IRR + 16 * w) ? BIT(w) : 0;
     }
     l->isrv = highest_isr(l);
+    if (l->c.virt)
+        l->isrv = 0, l->irr_words = 0;
     if ((reg_get(l, LAPIC_ISR) | reg_get(l, LAPIC_IRR)) & 0xffff)
         return -EINVAL;
     for (unsigned i = 0; i < ARRAY_SIZE(lvts); i++)
@@ -490,6 +499,8 @@ static int lapic_snap(void *dev, struct snap *s)
     struct lapic *l = dev;
     if (snap_loading(s))
         lapic_timer_stop(l);
+    if (l->c.virt)
+        lapic_virt_merge(l);
     snap_begin(s, "lapic", 1);
     SNAP(s, l->base);
     snap_bytes(s, "page", l->page, 0x400);
@@ -535,6 +546,7 @@ struct lapic *lapic_create(const struct lapic_config *c, struct apic_fabric *f)
     l->page = page;
     l->fabric = f;
     l->c = *c;
+    l->irr = c->virt ? l->posted : lapic_reg(l, LAPIC_IRR);
     lapic_timer_init(l);
     lapic_reset(l, GDEV_POWER_ON);
     f->by_id[c->apic_id] = f->ncpus;

@@ -3,7 +3,8 @@
  *
  * The state is the architectural 4 KiB register page itself (x2APIC mode: register n of MSR 800h + n at offset 16n, ICR as one 64-bit word at 300h), so
  * that a CPU's TPR shadow or APICv can work on it.  Who writes what: IRR and TMR any CPU, by atomics; everything else the own vCPU's thread only.  The timer
- * callback touches IRR and one atomic deadline.  There is no lock.
+ * callback touches IRR and one atomic deadline.  There is no lock.  With `virt` the guest's CPU itself reads the page and changes IRR, ISR, PPR and what the guest
+ * writes: then others leave their requests in a set beside the page, and the own thread moves them into IRR (lapic_virt.c).
  *
  * Not offered: EOI-broadcast suppression, CMCI, extended destination IDs.  The APIC ID is read-only, as in newer CPUs.
  * The timer counts 1 ns ticks (1 GHz) before its divider.  A periodic timer keeps its phase; ticks closer than LAPIC_MIN_PERIOD_NS to the present are merged.
@@ -22,6 +23,7 @@ struct lapic_config {
     bool bsp;
     bool x2apic;                /* CPUID offers it */
     bool tsc_deadline;          /* CPUID offers it */
+    bool virt;                  /* the CPU delivers from the page (struct apic_virt) */
     unsigned phys_bits;         /* MAXPHYADDR, for the reserved bits of APIC_BASE */
     struct vmclock *clock;
     struct vcpu_wires wires;
@@ -46,6 +48,7 @@ void lapic_lint(void *lapic, unsigned pin, bool level);
 
 /* Bus form of the MMIO page for the CPU that owns this LAPIC; io->off is the offset in the page. */
 int lapic_io(void *lapic, struct io *);
+int lapic_virt_io(void *lapic, struct io *);    /* one created with `virt` */
 
 /* For the fabric.  Any context but irq, any CPU. */
 void lapic_deliver(struct lapic *, unsigned delivery, uint8_t vector, bool level);

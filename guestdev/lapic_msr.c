@@ -52,12 +52,12 @@ static void write_icr64(struct lapic *l, uint64_t val)
         apic_send_ipi(l->fabric, l, icr, val >> 32, true);
 }
 
-static void self_ipi(struct lapic *l, uint8_t vector)
+void lapic_self_ipi(struct lapic *l, uint32_t vector)
 {
     if (vector < 16)
         lapic_raise_error(l, LAPIC_ESR_SEND_ILLEGAL);
     else
-        lapic_deliver(l, APIC_FIXED, vector, false);
+        lapic_deliver(l, APIC_FIXED, (uint8_t)vector, false);
 }
 
 static bool x2apic_read(struct lapic *l, unsigned reg, uint64_t *val)
@@ -77,7 +77,7 @@ static bool x2apic_write(struct lapic *l, unsigned reg, uint64_t val)
     if (reg == LAPIC_ICR >> 4)
         write_icr64(l, val);
     else if (reg == LAPIC_SELF_IPI >> 4)
-        self_ipi(l, val);
+        lapic_self_ipi(l, (uint32_t)val);
     else
         lapic_write(l, reg << 4, val);
     return true;

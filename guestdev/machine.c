@@ -110,6 +110,13 @@ static int lapic_window_io(void *dev, struct io *io)
     return w->m->apic_base[cpu] == w->base ? lapic_io(w->m->lapic[cpu], io) : -ENODEV;
 }
 
+static int lapic_virt_window_io(void *dev, struct io *io)
+{
+    const struct apic_window *w = dev;
+    unsigned cpu = io->cpu ? io->cpu->index : 0;
+    return w->m->apic_base[cpu] == w->base ? lapic_virt_io(w->m->lapic[cpu], io) : -ENODEV;
+}
+
 static struct apic_window *window_at(struct machine *m, uint64_t base)
 {
     for (unsigned i = 0; i < VM_MAX_VCPUS; i++)
@@ -126,7 +133,7 @@ static void window_join(struct machine *m, uint64_t base)
             w = &m->window[i];
     if (!w->users++) {
         *w = (struct apic_window){ m, base, 1 };
-        claim(vm_mmio(m->vm), base, PAGE_SIZE, lapic_window_io, w, "local APIC");      /* on top of another device: that one stays */
+        claim(vm_mmio(m->vm), base, PAGE_SIZE, vmm_host.apic_virt ? lapic_virt_window_io : lapic_window_io, w, "local APIC");      /* on top of another device: that one stays */
     }
 }
 
@@ -137,17 +144,28 @@ static void window_leave(struct machine *m, uint64_t base)
         bus_remove(vm_mmio(m->vm), base, w);
 }
 
+/* Where every vCPU has its register page; 0: not at one place. */
+static uint64_t common_apic_base(const struct machine *m)
+{
+    for (unsigned i = 1; i < m->cfg.vm.ncpus; i++)
+        if (m->apic_base[i] != m->apic_base[0])
+            return 0;
+    return m->apic_base[0];
+}
+
 /* base 0: disabled, or in x2APIC mode. */
 static void lapic_moved(void *arg, uint32_t id, uint64_t base)
 {
     struct machine *m = arg;
     mutex_lock(&m->apic_lock);
-    uint64_t old = m->apic_base[id];
+    uint64_t old = m->apic_base[id], common = common_apic_base(m);
     if (old && old != base)
         window_leave(m, old);
     m->apic_base[id] = base;
     if (base && old != base)
         window_join(m, base);
+    if (common_apic_base(m) != common)
+        vm_apic_page(m->vm, common_apic_base(m));
     mutex_unlock(&m->apic_lock);
 }
 
@@ -222,7 +240,7 @@ static int add_lapics(struct machine *m)
     apic_fabric_init(&m->fabric);
     for (unsigned i = 0; i < m->cfg.vm.ncpus; i++) {
         struct lapic_config c = {
-            .apic_id = i, .bsp = i == 0, .x2apic = true, .tsc_deadline = true, .phys_bits = vmm_host.phys_bits, .clock = vm_clock(m->vm),
+            .apic_id = i, .bsp = i == 0, .x2apic = true, .tsc_deadline = true, .virt = vmm_host.apic_virt, .phys_bits = vmm_host.phys_bits, .clock = vm_clock(m->vm),
             .moved = lapic_moved, .moved_arg = m,
         };
         struct vcpu_irqchip chip;

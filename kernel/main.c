@@ -238,7 +238,7 @@ static void init_thread(void *arg)
         sched_selftest(!strcmp(v, "sched,loaded"));
     if (option_is("selftest", "pci"))
         pci_selftest();
-    virt_init(guest_phys_bits());
+    virt_init(guest_phys_bits(), !bootinfo_option(&boot, "noapicv", v, sizeof(v)));
     host_check_images();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
     mgmt_start();

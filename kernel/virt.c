@@ -29,29 +29,43 @@ static const struct hv_ops *back_end(void)
     return cpu_info.vendor == CPU_AMD ? &svm_ops : cpu_info.vendor == CPU_INTEL ? &vmx_ops : NULL;
 }
 
-static void describe_host(unsigned phys_bits)
+static void cpu_off(void *arg)
+{
+    const struct start *s = arg;
+    s->ops->cpu_off(cpu_index());
+}
+
+static void describe_host(unsigned phys_bits, bool apic_virt)
 {
     vmm_host = (struct vmm_host){
         .tsc_hz = tsc_hz(), .tsc_stable = tsc_usable() && cpu_has(FEAT_INVTSC), .tsc_clock = tsc_usable(), .phys_bits = phys_bits,
-        .xcr0 = cpu_info.xcr0, .kick = smp_kick, .cpuid = raw_cpuid,
+        .xcr0 = cpu_info.xcr0, .kick = smp_kick, .cpuid = raw_cpuid, .no_apic_virt = !apic_virt,
     };
 }
 
-void virt_init(unsigned phys_bits)
+/* On every CPU, with interrupts off. */
+static void everywhere(void (*fn)(void *), struct start *s)
+{
+    unsigned long flags = irq_save();
+    fn(s);
+    irq_restore(flags);
+    smp_call_others(fn, s);
+}
+
+void virt_init(unsigned phys_bits, bool apic_virt)
 {
     static struct start s;              /* written by every CPU */
     s.ops = back_end();
-    describe_host(phys_bits);
+    describe_host(phys_bits, apic_virt);
     int err = s.ops ? s.ops->probe(hv_why, sizeof hv_why) : -1;
     if (!s.ops)
         snprintf(hv_why, sizeof hv_why, "no back-end for this CPU (%s): AMD-V and VT-x are supported", cpu_info.brand);
     if (!err) {
-        unsigned long flags = irq_save();
-        cpu_on(&s);
-        irq_restore(flags);
-        smp_call_others(cpu_on, &s);
-        if (s.failed)
+        everywhere(cpu_on, &s);
+        if (s.failed) {
+            everywhere(cpu_off, &s);    /* those that could: a CPU left in VMX operation cannot be reset */
             snprintf(hv_why, sizeof hv_why, "%s", s.err);
+        }
     }
     if (err || s.failed) {
         log_err("virt", "no virtual machines on this host: %s", hv_why);

@@ -1,8 +1,9 @@
 /* Virtualization of this host: picks the back-end and switches every CPU on; beside main.c. */
 #pragma once
+#include <stdbool.h>
 
 /* Boot CPU, thread context, after all CPUs run.  On failure hv stays NULL and hv_why says what to change; a sentence goes to the log.
- * phys_bits: width of a physical address as guests see it, at most the host's. */
-void virt_init(unsigned phys_bits);
+ * phys_bits: width of a physical address as guests see it, at most the host's.  apic_virt: use what the CPU offers for virtual local APICs. */
+void virt_init(unsigned phys_bits, bool apic_virt);
 /* Any context, each CPU before a reset or a stop: leaves virtualization operation on the calling CPU. */
 void virt_off_this_cpu(void);

@@ -190,11 +190,15 @@ enum { CRQ_MOV_TO, CRQ_MOV_FROM, CRQ_CLTS, CRQ_LMSW };
 #define IOQ_STRING              BIT(4)
 #define IOQ_REP                 BIT(5)
 #define IOQ_PORT_SHIFT          16
+/* APIC accesses; of APIC writes only the offset */
+#define APICQ_OFFSET            BITS(11, 0)
+#define APICQ_TYPE_SHIFT        12
+enum { APICQ_READ, APICQ_WRITE, APICQ_FETCH, APICQ_EVENT };     /* linear ones; the others are the CPU's own */
 /* Task switch */
 #define TASKQ_SELECTOR          BITS(15, 0)
 #define TASKQ_SOURCE_SHIFT      30
 
 /* ---- VM-instruction error numbers that an entry can produce; SDM "VM Instruction Error Numbers" ---- */
-enum { VMERR_LAUNCH_NOT_CLEAR = 4, VMERR_RESUME_NOT_LAUNCHED = 5, VMERR_ENTRY_CONTROLS = 7, VMERR_ENTRY_HOST = 8 };
+enum { VMERR_LAUNCH_NOT_CLEAR = 4, VMERR_RESUME_NOT_LAUNCHED = 5, VMERR_ENTRY_CONTROLS = 7, VMERR_ENTRY_HOST = 8, VMERR_ENTRY_MOV_SS = 26 };
 
 enum { VMCS_ABORT_AT = 4 };                     /* byte offset of the VMX-abort indicator in the region */

@@ -356,12 +356,11 @@ static void svm_set_tsc(struct vcpu *v, int64_t offset)
     svm_dirty(svm_of(v), CLEAN_I);
 }
 
-static void svm_apic_sync(struct vcpu *v, bool to_guest) {}     /* TPR is the only shared register; prepare() and take_stock() carry it */
 
 const struct hv_ops svm_ops = {
     .name = "AMD-V", .probe = svm_probe, .cpu_on = svm_cpu_on, .cpu_off = svm_cpu_off,
     .vm_init = svm_msr_init, .vm_fini = svm_msr_fini, .vcpu_init = svm_vcpu_init, .vcpu_fini = svm_vcpu_fini, .vcpu_reset = svm_vmcb_init,
     .load = svm_load, .put = svm_put, .run = svm_run, .get_state = svm_get_state, .set_state = svm_set_state, .get_code = svm_get_code, .get_seg = svm_get_seg,
     .inject = svm_inject, .can_inject = svm_can_inject, .want_window = svm_want_window, .flush = svm_flush, .set_tsc = svm_set_tsc,
-    .set_pass = svm_set_pass, .apic_sync = svm_apic_sync, .dump = svm_dump,
+    .set_pass = svm_set_pass, .dump = svm_dump,
 };

@@ -27,8 +27,8 @@ enum exit_kind {
     EXIT_UD,            /* an instruction this PC does not have: VMX/SVM instructions, MONITOR/MWAIT when hidden → #UD */
     EXIT_MONITOR, EXIT_MWAIT,
     EXIT_TASK_SWITCH,
-    EXIT_APIC_ACCESS,   /* VMX: access to the APIC-access page or APIC-write (trap-like, insn_len 0); u.mmio.gpa tells the register */
-    EXIT_EOI_INDUCED,   /* VMX virtual-interrupt delivery; u.exc.vector */
+    EXIT_APIC_WRITE,    /* VMX: the guest has written a register of the LAPIC page; u.mmio.gpa is its offset; the instruction is over */
+    EXIT_EOI_INDUCED,   /* VMX: the CPU has carried out an EOI that others want to know of; u.exc.vector; the instruction is over */
     EXIT_TPR_BELOW,     /* VMX TPR threshold */
     EXIT_TIMER,         /* VMX preemption timer */
     EXIT_INTERNAL,      /* handled by the back-end, nothing to do */

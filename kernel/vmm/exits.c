@@ -246,6 +246,9 @@ static void on_rdtsc(struct vcpu *v, struct exit *e)
 
 static void on_window(struct vcpu *v, struct exit *e) { atomic_or(&v->requests, REQ_EVENT); }
 
+static void on_apic_write(struct vcpu *v, struct exit *e) { v->irqchip.wrote(v->irqchip.apic, (uint32_t)e->u.mmio.gpa); }
+static void on_eoi(struct vcpu *v, struct exit *e) { v->irqchip.eoi(v->irqchip.apic, e->u.exc.vector); }
+
 static void on_task_switch(struct vcpu *v, struct exit *e)
 {
     vcpu_crash(v, "uses a hardware task switch to selector %x, which this back-end does not carry out", e->u.task.selector);
@@ -261,12 +264,12 @@ static exit_fn *const handler[EXIT_KINDS] = {
     [EXIT_HOST_INTR] = on_nothing, [EXIT_INTERNAL] = on_nothing, [EXIT_TIMER] = on_nothing,
     [EXIT_PIO] = on_pio, [EXIT_MMIO] = vcpu_nested_fault, [EXIT_CPUID] = on_cpuid, [EXIT_HLT] = on_hlt,
     [EXIT_RDMSR] = on_rdmsr, [EXIT_WRMSR] = on_wrmsr, [EXIT_CR] = on_cr, [EXIT_DR] = on_ud,
-    [EXIT_IRQ_WINDOW] = on_window, [EXIT_NMI_WINDOW] = on_window, [EXIT_TPR_BELOW] = on_window, [EXIT_EOI_INDUCED] = on_window,
+    [EXIT_IRQ_WINDOW] = on_window, [EXIT_NMI_WINDOW] = on_window, [EXIT_TPR_BELOW] = on_window, [EXIT_EOI_INDUCED] = on_eoi,
     [EXIT_PAUSE] = on_pause, [EXIT_EXCEPTION] = on_exception, [EXIT_TRIPLE_FAULT] = on_triple_fault,
     [EXIT_INVD] = on_skip, [EXIT_WBINVD] = on_skip, [EXIT_INVLPG] = on_skip, [EXIT_XSETBV] = on_xsetbv, [EXIT_RDPMC] = on_gp,
     [EXIT_RDTSC] = on_rdtsc, [EXIT_RDTSCP] = on_rdtsc, [EXIT_HYPERCALL] = on_hypercall,
     [EXIT_UD] = on_ud, [EXIT_MONITOR] = on_ud, [EXIT_MWAIT] = on_ud, [EXIT_TASK_SWITCH] = on_task_switch,
-    [EXIT_APIC_ACCESS] = vcpu_emulate, [EXIT_FATAL] = on_fatal,
+    [EXIT_APIC_WRITE] = on_apic_write, [EXIT_FATAL] = on_fatal,
 };
 
 void vcpu_exit(struct vcpu *v, struct exit *e) { handler[e->kind](v, e); }
@@ -275,7 +278,7 @@ const char *exit_kind_name(enum exit_kind k)
 {
     static const char *const name[EXIT_KINDS] = {
         "interrupt", "pio", "mmio", "cpuid", "hlt", "rdmsr", "wrmsr", "cr", "dr", "irq-window", "nmi-window", "pause", "exception", "triple-fault",
-        "invd", "wbinvd", "xsetbv", "rdpmc", "rdtsc", "rdtscp", "invlpg", "hypercall", "ud", "monitor", "mwait", "task-switch", "apic-access",
+        "invd", "wbinvd", "xsetbv", "rdpmc", "rdtsc", "rdtscp", "invlpg", "hypercall", "ud", "monitor", "mwait", "task-switch", "apic-write",
         "eoi", "tpr", "timer", "internal", "fatal",
     };
     return k < EXIT_KINDS ? name[k] : "?";

@@ -68,7 +68,8 @@ struct hv_ops {
     void (*flush)(struct vcpu *, enum hv_flush);                /* takes effect at the next entry of this vCPU */
     void (*set_tsc)(struct vcpu *, int64_t offset);             /* guest TSC = host TSC + offset */
     void (*set_pass)(struct vm *, enum hv_pass, uint32_t what, bool pass);      /* before the first run, or vCPUs stopped */
-    void (*apic_sync)(struct vcpu *, bool to_guest);            /* TPR / APICv state between LAPIC page and hardware */
+    /* NULL, or: the xAPIC register page of every vCPU is at this guest-physical address; 0: they differ, or one has none.  Any vCPU's thread, one at a time. */
+    void (*apic_page)(struct vm *, gpa_t base);
     void (*dump)(struct vcpu *, void (*print)(void *arg, const char *line), void *arg);
 };
 extern const struct hv_ops svm_ops, vmx_ops;

@@ -137,6 +137,8 @@ struct vmm_host {
     void (*cpuid)(uint32_t leaf, uint32_t sub, uint32_t out[4]);
     const struct pt_format *nested;     /* by hv->probe */
     unsigned max_leaf;
+    bool apic_virt;                     /* by hv->probe: the CPU works on the LAPIC's page by itself (struct apic_virt) */
+    bool no_apic_virt;                  /* told not to: `noapicv` on the command line */
 };
 extern struct vmm_host vmm_host;
 

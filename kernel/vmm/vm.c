@@ -144,6 +144,16 @@ void vm_set_irqchip(struct vm *vm, unsigned i, const struct vcpu_irqchip *chip)
     vm->vcpu[i]->has_irqchip = true;
 }
 
+void vm_apic_page(struct vm *vm, gpa_t base)
+{
+    if (!hv->apic_page)
+        return;
+    hv->apic_page(vm, gmem_covers(&vm->gmem, base) ? 0 : base);         /* RAM there hides the registers */
+    for (unsigned i = 0; i < vm->p.ncpus; i++)
+        if (vm->vcpu[i])
+            vcpu_request(vm->vcpu[i], REQ_FLUSH);
+}
+
 static void wire_irq(void *v) { vcpu_request(v, REQ_EVENT); }
 static void wire_init(void *v) { vcpu_request(v, REQ_INIT); }
 static void wire_smi(void *v) {}                /* this PC has no SMM: an SMI goes nowhere */

@@ -39,6 +39,8 @@ int  vm_add_ram(struct vm *, gpa_t base, uint64_t len, bool rom);
 struct vcpu *vm_vcpu(struct vm *, unsigned index);
 void vm_set_irqchip(struct vm *, unsigned index, const struct vcpu_irqchip *);
 void vm_get_wires(struct vm *, unsigned index, struct vcpu_wires *);
+/* The xAPIC register page of every vCPU is at `base`, or 0: not all have one, or not at the same place.  From then on, thread context, one caller at a time. */
+void vm_apic_page(struct vm *, gpa_t base);
 /* Devices of the machine take part in pause, reset and stop through these; all called in thread context with every vCPU stopped. */
 struct vm_hooks { void (*reset)(void *arg); void (*drain)(void *arg); void (*stopped)(void *arg, enum vm_stop, const char *reason); void *arg;
                   void (*resume)(void *arg); /* NULL or: after drain, before the vCPUs go on (first run too) */ };

@@ -139,6 +139,9 @@ static enum exit_kind kind_of(struct vcpu *v, struct exit *e, uint32_t reason)
     case VMX_EXIT_IO: return pio(e, q);
     case VMX_EXIT_CR: return control(e, q);
     case VMX_EXIT_TASK_SWITCH: return task_switch(x, e, q);
+    case VMX_EXIT_APIC_ACCESS: return vmx_apic_access(v, e, q);
+    case VMX_EXIT_APIC_WRITE: e->u.mmio.gpa = q & APICQ_OFFSET; return EXIT_APIC_WRITE;
+    case VMX_EXIT_EOI: e->u.exc.vector = (uint8_t)q; return EXIT_EOI_INDUCED;
     case VMX_EXIT_MACHINE_CHECK: case VMX_REASON_ENTRY_FAILED | VMX_EXIT_MACHINE_CHECK: return machine_check(e);
     }
     return fatal(v, e, reason, q);

@@ -19,8 +19,9 @@ enum { PLE_GAP = 128, PLE_WINDOW = 4096, PDPTES = 4 };
 
 static void write_controls(struct vcpu *v, struct vmx_vcpu *x)
 {
-    uint32_t secondary = vmx_features.secondary;
-    x->primary = vmx_features.primary;
+    uint32_t secondary = vmx_features.secondary.val;
+    x->apic_virt = vmx_features.apic_virt && v->has_irqchip;
+    x->primary = vmx_features.primary.val;
     if (!v->has_irqchip)
         x->primary = (x->primary & ~(uint32_t)PRI_TPR_SHADOW) | PRI_CR8_LOAD | PRI_CR8_STORE;
     if (!x->vpid)
@@ -30,11 +31,11 @@ static void write_controls(struct vcpu *v, struct vmx_vcpu *x)
         secondary &= ~(uint32_t)SEC_PAUSE_LOOP;
     else if (!(secondary & SEC_PAUSE_LOOP))
         x->primary |= PRI_PAUSE;
-    vmwrite(VMCS_PIN, vmx_features.pin);
+    vmwrite(VMCS_PIN, vmx_features.pin.val);
     vmwrite(VMCS_PRIMARY, x->primary);
-    vmwrite(VMCS_SECONDARY, secondary);
-    vmwrite(VMCS_EXIT_CTL, vmx_features.exit);
-    vmwrite(VMCS_ENTRY_CTL, vmx_features.entry);
+    vmwrite(VMCS_SECONDARY, x->secondary = secondary);
+    vmwrite(VMCS_EXIT_CTL, vmx_features.exit.val);
+    vmwrite(VMCS_ENTRY_CTL, vmx_features.entry.val);
     vmwrite(VMCS_EXCEPTIONS, BIT(EXC_DB) | BIT(EXC_AC) | BIT(EXC_MC));
     vmwrite(VMCS_PF_MASK, 0);
     vmwrite(VMCS_PF_MATCH, 0);
@@ -43,7 +44,7 @@ static void write_controls(struct vcpu *v, struct vmx_vcpu *x)
     vmwrite(VMCS_CR4_MASK, CR4_OWNED);
     vmwrite(VMCS_IO_BITMAP_A, vmx_io_bitmap(0));
     vmwrite(VMCS_IO_BITMAP_B, vmx_io_bitmap(1));
-    vmwrite(VMCS_MSR_BITMAP, vmx_msr_bitmap(v->vm));
+    vmwrite(VMCS_MSR_BITMAP, vmx_vm_of(v->vm)->msr_bitmap);
     vmwrite(VMCS_EPTP, x->eptp);
     vmwrite(VMCS_TSC_OFFSET, (uint64_t)x->tsc_offset);
     if (x->vpid)
@@ -52,6 +53,10 @@ static void write_controls(struct vcpu *v, struct vmx_vcpu *x)
         vmwrite(VMCS_PLE_GAP, PLE_GAP), vmwrite(VMCS_PLE_WINDOW, PLE_WINDOW);
     if (v->has_irqchip)
         vmwrite(VMCS_VIRTUAL_APIC, va_to_pa(v->irqchip.page)), vmwrite(VMCS_TPR_THRESHOLD, 0);
+    for (unsigned i = 0; x->apic_virt && i < ARRAY_SIZE(x->eoi_exit); i++)
+        vmwrite(vmcs_nth(VMCS_EOI_EXIT0, i), x->eoi_exit[i] = 0);
+    if (x->apic_virt)
+        vmwrite(VMCS_APIC_ACCESS, vmx_vm_of(v->vm)->apic_page);
     vmwrite(VMCS_EXIT_MSR_STORES, 0);
     vmwrite(VMCS_EXIT_MSR_LOADS, 0);
     vmwrite(VMCS_ENTRY_MSR_LOADS, 0);
@@ -107,7 +112,7 @@ void vmx_vmcs_init(struct vcpu *v)
     vmwrite(VMCS_GUEST_RFLAGS, x->rflags);
     x->host_rsp = 0, x->tpr_threshold = 0, x->entry_event = 0;
     x->offer_injected = x->armed = false;
-    x->todo |= TODO_FLUSH_LINEAR | TODO_FLUSH_NESTED;
+    x->todo |= TODO_FLUSH_LINEAR | TODO_FLUSH_NESTED | (x->apic_virt ? TODO_APIC : 0);
 }
 
 /* ---- Segments ---- */
@@ -167,7 +172,7 @@ static void write_crs(struct vmx_vcpu *x, const struct cpu_state *st)
     vmwrite(VMCS_CR4_SHADOW, st->cr4);
     vmwrite(VMCS_GUEST_CR3, st->cr3);
     vmwrite(VMCS_GUEST_EFER, st->efer);
-    vmwrite(VMCS_ENTRY_CTL, vmx_features.entry | (st->efer & EFER_LMA ? ENC_IA32E : 0));
+    vmwrite(VMCS_ENTRY_CTL, vmx_features.entry.val | (st->efer & EFER_LMA ? ENC_IA32E : 0));
     write_cr2(st->cr2);
     for (unsigned i = 0; pae_paging(st) && i < PDPTES; i++)
         vmwrite(vmcs_nth(VMCS_GUEST_PDPTE0, i), x->pdpte[i]);

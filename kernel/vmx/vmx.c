@@ -11,7 +11,6 @@
 
 enum { IO_BITMAP_ORDER = 1, APIC_TPR = 0x80, INVEPT_SINGLE = 1, INVEPT_ALL = 2, INVVPID_SINGLE = 1, INVVPID_ALL = 2, VPIDS = 4096 };
 
-struct vmx_features vmx_features;
 static hpa_t io_bitmaps;                /* all ports intercepted; shared by all VMs, never written after probe */
 static uint64_t vpids[VPIDS / 64];      /* in use, atomics only; 0 is the host's */
 
@@ -67,45 +66,16 @@ static void invvpid(uint64_t type, uint16_t vpid)
 
 /* ---- CPU ---- */
 
-/* Controls that are wanted if they exist are `may`; those without which nothing works are `must`.  False: a `must` is missing. */
-static bool controls(uint32_t msr, uint64_t must, uint64_t may, uint32_t *out)
-{
-    uint64_t cap = rdmsr(msr), fixed = (uint32_t)cap, allowed = cap >> 32;
-    *out = (uint32_t)((must | may | fixed) & allowed);
-    return !(must & ~allowed);
-}
+static uint64_t read_msr(void *arg, uint32_t msr) { return rdmsr(msr); }
 
 /* The first thing that is missing, as a noun. */
 static const char *read_features(void)
 {
     struct vmx_features *f = &vmx_features;
-    uint64_t basic = rdmsr(MSR_VMX_BASIC);
-    f->revision = (uint32_t)(basic & VMX_BASIC_REVISION);
-    if (!(basic & VMX_BASIC_TRUE_CTLS) || (basic >> VMX_BASIC_TYPE_SHIFT & 15) != MEMTYPE_WB)
-        return "a VMCS in write-back memory with flexible controls";
-    if (!controls(MSR_VMX_TRUE_PIN, PIN_EXT_INTR | PIN_NMI | PIN_VIRTUAL_NMI, 0, &f->pin))
-        return "virtual NMIs";
-    if (!controls(MSR_VMX_TRUE_PRIMARY, PRI_TSC_OFFSET | PRI_HLT | PRI_MWAIT | PRI_MONITOR | PRI_RDPMC | PRI_TPR_SHADOW | PRI_MOV_DR | PRI_IO_BITMAPS |
-                  PRI_MSR_BITMAPS | PRI_SECONDARY, 0, &f->primary) || (f->primary & (PRI_CR3_LOAD | PRI_CR3_STORE | PRI_INVLPG)))
-        return "secondary controls, MSR bitmaps or the TPR shadow";
-    if (!controls(MSR_VMX_SECONDARY, SEC_EPT | SEC_UNRESTRICTED | SEC_WBINVD, SEC_RDTSCP | SEC_VPID | SEC_PAUSE_LOOP | SEC_INVPCID, &f->secondary))
-        return f->secondary & SEC_EPT ? "unrestricted guests" : "EPT";
-    if (!controls(MSR_VMX_TRUE_EXIT, EXC_SAVE_DEBUG | EXC_HOST_64 | EXC_SAVE_PAT | EXC_LOAD_PAT | EXC_SAVE_EFER | EXC_LOAD_EFER, 0, &f->exit) ||
-        !controls(MSR_VMX_TRUE_ENTRY, ENC_LOAD_DEBUG | ENC_LOAD_PAT | ENC_LOAD_EFER, 0, &f->entry))
-        return "switching of EFER and PAT";
-    f->ept_vpid = rdmsr(MSR_VMX_EPT_VPID_CAP);
-    const uint64_t need = EPT_CAP_WALK4 | EPT_CAP_WB | EPT_CAP_2M | EPT_CAP_INVEPT | EPT_CAP_INVEPT_ALL;
-    if ((f->ept_vpid & need) != need)
-        return "EPT with four levels, write-back tables, 2 MiB pages and INVEPT";
-    if (!cpu_has(FEAT_NX))
-        return "NX";
-    f->ept_ad = f->ept_vpid & EPT_CAP_AD;
-    f->rdtscp = (f->secondary & SEC_RDTSCP) && cpu_has(FEAT_RDTSCP);
-    f->pause_loop = f->secondary & SEC_PAUSE_LOOP;
-    f->vpid = (f->secondary & SEC_VPID) && (f->ept_vpid & VPID_CAP_INVVPID) && (f->ept_vpid & VPID_CAP_ALL);
-    f->cr0_must = rdmsr(MSR_VMX_CR0_FIXED0), f->cr0_may = rdmsr(MSR_VMX_CR0_FIXED1);
-    f->cr4_must = rdmsr(MSR_VMX_CR4_FIXED0), f->cr4_may = rdmsr(MSR_VMX_CR4_FIXED1);
-    return NULL;
+    const char *missing = vmx_read_features(f, read_msr, NULL);
+    f->rdtscp = (f->secondary.val & SEC_RDTSCP) && cpu_has(FEAT_RDTSCP);
+    f->apic_virt &= !vmm_host.no_apic_virt;
+    return missing || cpu_has(FEAT_NX) ? missing : "NX";
 }
 
 /* cpu_on runs in interrupt context: what each CPU needs is made here. */
@@ -121,17 +91,16 @@ static int make_cpu(unsigned cpu)
     return 0;
 }
 
-/* IA32_FEATURE_CONTROL of this CPU: firmware may have left it open, then it is ours to set; or locked with VMX off. */
+/* Per CPU: firmware may have set it on some only.  MSR 3Ah may be hidden by a hypervisor below us: VMXON will tell. */
 static bool firmware_allows(char *err, size_t errlen)
 {
     uint64_t ctl;
     if (!rdmsr_safe(MSR_FEATURE_CONTROL, &ctl))
-        return true;            /* a hypervisor below us that hides it: VMXON will tell */
-    if (!(ctl & FEATCTL_LOCKED))
-        return wrmsr_safe(MSR_FEATURE_CONTROL, ctl | FEATCTL_LOCKED | FEATCTL_VMX);
-    if (ctl & FEATCTL_VMX)
         return true;
-    snprintf(err, errlen, "VT-x is switched off and locked by the firmware; enable \"Intel Virtualization Technology\" in its CPU set-up");
+    enum vmx_firmware fw = vmx_firmware_allows(ctl);
+    if (fw == VMX_FW_ON || (fw == VMX_FW_OPEN && wrmsr_safe(MSR_FEATURE_CONTROL, ctl | FEATCTL_LOCKED | FEATCTL_VMX)))
+        return true;
+    snprintf(err, errlen, "%s", vmx_firmware_sentence);
     return false;
 }
 
@@ -159,9 +128,10 @@ static int vmx_probe(char *err, size_t errlen)
     memset(pa_to_va(io_bitmaps), 0xff, PAGE_SIZE << IO_BITMAP_ORDER);
     vpids[0] = 1;
     vmm_host.nested = &pt_ept;
+    vmm_host.apic_virt = vmx_features.apic_virt;
     vmm_host.max_leaf = vmx_features.ept_vpid & EPT_CAP_1G ? ORDER_1G : ORDER_2M;
-    log_info("vmx", "EPT%s%s, unrestricted guest%s%s", vmx_features.ept_vpid & EPT_CAP_1G ? " with 1 GiB pages" : "", vmx_features.ept_ad ? ", accessed and dirty" : "",
-             vmx_features.vpid ? ", VPID" : "", vmx_features.pause_loop ? ", PAUSE-loop exits" : "");
+    log_info("vmx", "EPT%s%s, unrestricted guest%s%s%s", vmx_features.ept_vpid & EPT_CAP_1G ? " with 1 GiB pages" : "", vmx_features.ept_ad ? ", accessed and dirty" : "",
+             vmx_features.vpid ? ", VPID" : "", vmx_features.pause_loop ? ", PAUSE-loop exits" : "", vmx_features.apic_virt ? ", APIC virtualization" : "");
     return 0;
 }
 
@@ -196,6 +166,27 @@ static void vmx_cpu_off(unsigned cpu)
 }
 
 /* ---- VM and vCPU ---- */
+
+static void vmx_vm_fini(struct vm *vm)
+{
+    struct vmx_vm *x = vmx_vm_of(vm);
+    vmx_msr_fini(x);
+    vmx_apic_fini(x);
+    kfree(x);
+    vm->hv = NULL;
+}
+
+static int vmx_vm_init(struct vm *vm)
+{
+    struct vmx_vm *x = kzalloc(sizeof *x);
+    if (!x)
+        return -ENOMEM;
+    vm->hv = x;
+    if (!vmx_msr_init(x) && !vmx_apic_init(x))
+        return 0;
+    vmx_vm_fini(vm);
+    return -ENOMEM;
+}
 
 /* A VPID of its own for each vCPU.  When they run out (there is room for thousands) a vCPU goes without and its transitions flush. */
 static uint16_t vpid_take(void)
@@ -361,6 +352,8 @@ static __attribute__((noinline)) void catch_up(struct vcpu *v, struct vmx_vcpu *
     }
     if (x->todo & TODO_TSC)
         vmwrite(VMCS_TSC_OFFSET, (uint64_t)x->tsc_offset);
+    if (x->todo & TODO_APIC)
+        vmx_apic_update(v);
     if (x->todo & TODO_FLUSH_NESTED)
         invept(vmx_features.ept_vpid & EPT_CAP_INVEPT_SINGLE ? INVEPT_SINGLE : INVEPT_ALL, x->eptp);
     if ((x->todo & TODO_FLUSH_LINEAR) && x->vpid)
@@ -465,6 +458,10 @@ static void vmx_inject(struct vcpu *v, const struct event_info *ev)
     struct vmx_vcpu *x = vmx_of(v);
     if (ev->type == EVENT_INTR && !v->reinject.valid) {
         x->offer = *ev;
+        if (x->apic_virt) {     /* only the PIC's are injected */
+            x->offer.valid = ev->valid && (v->irq_offered & IRQ_EXTINT);
+            x->todo |= TODO_APIC;
+        }
         return;
     }
     x->event = (uint32_t)VEC_VALID | ev->vector | (uint32_t)ev->type << VEC_TYPE_SHIFT;
@@ -500,12 +497,10 @@ static void vmx_set_tsc(struct vcpu *v, int64_t offset)
     x->todo |= TODO_TSC;
 }
 
-static void vmx_apic_sync(struct vcpu *v, bool to_guest) {}     /* the CPU works on the LAPIC's own page */
-
 const struct hv_ops vmx_ops = {
     .name = "VT-x", .probe = vmx_probe, .cpu_on = vmx_cpu_on, .cpu_off = vmx_cpu_off,
-    .vm_init = vmx_msr_init, .vm_fini = vmx_msr_fini, .vcpu_init = vmx_vcpu_init, .vcpu_fini = vmx_vcpu_fini, .vcpu_reset = vmx_vcpu_reset,
+    .vm_init = vmx_vm_init, .vm_fini = vmx_vm_fini, .vcpu_init = vmx_vcpu_init, .vcpu_fini = vmx_vcpu_fini, .vcpu_reset = vmx_vcpu_reset,
     .load = vmx_load, .put = vmx_put, .run = vmx_run, .get_state = vmx_get_state, .set_state = vmx_set_state, .get_code = vmx_get_code, .get_seg = vmx_get_seg,
     .inject = vmx_inject, .can_inject = vmx_can_inject, .want_window = vmx_want_window, .flush = vmx_flush, .set_tsc = vmx_set_tsc,
-    .set_pass = vmx_set_pass, .apic_sync = vmx_apic_sync, .dump = vmx_dump,
+    .set_pass = vmx_set_pass, .apic_page = vmx_apic_page, .dump = vmx_dump,
 };

@@ -5,8 +5,9 @@
  * VMREAD and VMWRITE are done by the vCPU's own thread only.  What others change while the vCPU stands still is kept in `late` and written before the next entry.
  */
 #pragma once
-#include "kernel/hw/vmx.h"
 #include "kernel/vmm/vcpu.h"
+#include "kernel/vmx/caps.h"
+#include "kernel/vmx/check.h"
 
 enum { VMX_NOWHERE = ~0u };
 #define VMX_REFUSED     BIT(29)         /* instead of an exit reason: VMLAUNCH or VMRESUME failed with this VM-instruction error */
@@ -20,8 +21,8 @@ struct vmx_cpu {
 /* MSRs that VMX does not switch: the guest's are in the CPU while the vCPU is loaded. */
 enum { LAZY_STAR, LAZY_LSTAR, LAZY_CSTAR, LAZY_SFMASK, LAZY_KERNEL_GS, LAZY_TSC_AUX, LAZY_MSRS };
 
-/* Asked for since the last entry: all fields new, late state, TSC offset, translations dropped. */
-enum { TODO_INIT = 1, TODO_STATE = 2, TODO_TSC = 4, TODO_FLUSH_LINEAR = 8, TODO_FLUSH_NESTED = 16 };
+/* Asked for since the last entry: all fields new, late state, TSC offset, translations dropped, LAPIC page looked at. */
+enum { TODO_INIT = 1, TODO_STATE = 2, TODO_TSC = 4, TODO_FLUSH_LINEAR = 8, TODO_FLUSH_NESTED = 16, TODO_APIC = 32 };
 
 struct vmx_vcpu {
     hpa_t vmcs;
@@ -35,6 +36,11 @@ struct vmx_vcpu {
     uint64_t rip, rsp, rflags;
     uint32_t primary, tpr_threshold, interruptibility;
     uint64_t host_rsp;
+
+    /* APIC virtualization (vmx_features.apic_virt): what the VMCS holds of it. */
+    bool apic_virt;
+    uint32_t secondary;
+    uint64_t eoi_exit[4];
 
     /* Events for the next entry. */
     struct event_info offer;    /* external interrupt, delivered when the guest can take it */
@@ -54,18 +60,9 @@ struct vmx_vcpu {
     uint64_t cr2;               /* current while not loaded: VMX does not switch it, and the host takes no page faults */
     uint64_t pdpte[4];          /* of a PAE guest whose control registers we changed */
     struct { uint32_t reason, idt_event; uint64_t qualification; } last;       /* for dumps */
-    char why[160];              /* sentence of the last refused entry */
+    struct vmx_check check;     /* of the last refused entry */
     const struct thread *thread;        /* the vCPU's own, once it has been on a CPU */
 };
-
-/* Capability MSRs, read once; the wanted controls adjusted to them.  SDM appendix A. */
-extern struct vmx_features {
-    uint32_t revision;
-    uint32_t pin, primary, secondary, exit, entry;      /* as written to a new VMCS */
-    uint64_t cr0_must, cr0_may, cr4_must, cr4_may;
-    uint64_t ept_vpid;
-    bool vpid, pause_loop, ept_ad, rdtscp;
-} vmx_features;
 
 static inline struct vmx_vcpu *vmx_of(const struct vcpu *v) { return v->hv; }
 
@@ -109,14 +106,27 @@ void vmx_get_code(struct vcpu *, struct cpu_state *);
 void vmx_get_seg(struct vcpu *, enum seg, struct cpu_seg *);
 void vmx_set_state(struct vcpu *, const struct cpu_state *, unsigned groups);
 void vmx_dump(struct vcpu *, void (*print)(void *, const char *), void *arg);
-/* check.c: why the CPU refuses this guest or these controls, as a sentence */
+/* explain.c: why the CPU refuses this guest or these controls, as a sentence */
 const char *vmx_explain(struct vcpu *, uint32_t reason);
 /* exit.c */
 void vmx_translate(struct vcpu *, struct exit *, uint32_t reason);
-/* msr.c: one bitmap per VM, 4 KiB, all intercepted at first */
-int  vmx_msr_init(struct vm *);
-void vmx_msr_fini(struct vm *);
-hpa_t vmx_msr_bitmap(const struct vm *);
+/* Per VM: MSR bitmaps of 4 KiB, all intercepted at first, the second for vCPUs whose x2APIC registers the CPU virtualizes; and the APIC-access page. */
+struct vmx_vm {
+    hpa_t msr_bitmap, msr_bitmap_x2apic;
+    hpa_t apic_page;
+    gpa_t apic_base;            /* where apic_page is in the nested tables; 0: nowhere.  Under vm->nested_lock */
+};
+static inline struct vmx_vm *vmx_vm_of(const struct vm *vm) { return vm->hv; }
+
+/* msr.c */
+int  vmx_msr_init(struct vmx_vm *);
+void vmx_msr_fini(struct vmx_vm *);
+/* apic.c */
+int  vmx_apic_init(struct vmx_vm *);
+void vmx_apic_fini(struct vmx_vm *);
+void vmx_apic_page(struct vm *, gpa_t base);
+void vmx_apic_update(struct vcpu *);    /* before an entry: controls, interrupt status and EOI exits as the LAPIC wants them */
+enum exit_kind vmx_apic_access(struct vcpu *, struct exit *, uint64_t qualification);
 void vmx_set_pass(struct vm *, enum hv_pass, uint32_t what, bool pass);
 void vmx_lazy_load(struct vmx_vcpu *);
 void vmx_lazy_put(struct vmx_vcpu *);

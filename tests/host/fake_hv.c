@@ -171,14 +171,13 @@ static void fake_flush(struct vcpu *v, enum hv_flush what)
 
 static void fake_tsc(struct vcpu *v, int64_t offset) { fake_cpu(v)->tsc_offset = offset; }
 static void fake_pass(struct vm *vm, enum hv_pass p, uint32_t what, bool pass) {}
-static void fake_apic(struct vcpu *v, bool to_guest) {}
 static void fake_dump(struct vcpu *v, void (*print)(void *, const char *), void *arg) { print(arg, "  fake CPU"); }
 
 static const struct hv_ops fake_ops = {
     .name = "fake", .probe = fake_probe, .cpu_on = fake_cpu_on, .cpu_off = fake_cpu_off, .vm_init = fake_vm_init, .vm_fini = fake_vm_fini,
     .vcpu_init = fake_vcpu_init, .vcpu_fini = fake_vcpu_fini, .vcpu_reset = fake_reset, .load = fake_load, .put = fake_put, .run = fake_run,
     .get_state = fake_get, .set_state = fake_set, .get_code = fake_code, .get_seg = fake_seg, .inject = fake_inject, .can_inject = fake_can, .want_window = fake_window, .flush = fake_flush,
-    .set_tsc = fake_tsc, .set_pass = fake_pass, .apic_sync = fake_apic, .dump = fake_dump,
+    .set_tsc = fake_tsc, .set_pass = fake_pass, .dump = fake_dump,
 };
 
 static void host_cpuid(uint32_t leaf, uint32_t sub, uint32_t out[4])
