@@ -379,32 +379,33 @@ int fs_unlink(struct fs *fs, const char *path)
     return err;
 }
 
-/* A directory must not be moved below itself. */
-static int check_no_loop(struct fs *fs, uint64_t moved, uint64_t into)
+/* `how` when directory `dir` is or lies below `above`. */
+static int check_not_below(struct fs *fs, uint64_t above, uint64_t dir, int how)
 {
     struct inode_rec rec;
-    for (unsigned depth = 0; into != FS_ROOT; depth++) {
-        if (into == moved)
-            return -EINVAL;
-        int err = depth < 4096 ? inode_load(fs, into, &rec) : -EILSEQ;
+    for (unsigned depth = 0; dir != FS_ROOT; depth++) {
+        if (dir == above)
+            return how;
+        int err = depth < 4096 ? inode_load(fs, dir, &rec) : -EILSEQ;
         if (err)
             return err;
-        into = rec.parent;
+        dir = rec.parent;
     }
     return 0;
 }
 
+/* Of several reasons to refuse it states the one that Linux states. */
 static int check_rename(struct fs *fs, const struct place *a, const struct place *b)
 {
     if (!a->ino)
         return -ENOENT;
     if (!a->len || !b->len)
         return -EBUSY;
-    if (a->type == FS_TYPE_DIR) {
-        int err = check_no_loop(fs, a->ino, b->dir);
-        if (err)
-            return err;
-    }
+    int err = a->type == FS_TYPE_DIR ? check_not_below(fs, a->ino, b->dir, -EINVAL) : 0;
+    if (!err && b->ino && b->type == FS_TYPE_DIR)
+        err = check_not_below(fs, b->ino, a->dir, -ENOTEMPTY);
+    if (err)
+        return err;
     if (!b->ino || a->ino == b->ino)
         return 0;
     if (a->type != b->type)
@@ -444,7 +445,7 @@ int fs_rename(struct fs *fs, const char *from, const char *to)
     int err = begin(&c, fs, 6, 0);
     if (err)
         return err;
-    c.err = walk_existing(fs, from, &a);
+    c.err = walk(fs, from, &a);
     if (!c.err)
         c.err = walk(fs, to, &b);
     if (!c.err)
