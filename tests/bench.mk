@@ -14,8 +14,10 @@ $(BENCH)/first.elf: tests/bench/first.S tests/guest/guest.ld
 	$(Q)ld -m elf_i386 -z noexecstack -T tests/guest/guest.ld -o $@ $(@:.elf=.o)
 bench_files := $(BENCH)/count.so $(BENCH)/init $(BENCH)/first.elf $(B)/tests/guest/bench32.elf $(B)/tests/guest/bench64.elf
 
-bench: all $(bench_files) $(B)/tools/crc32c $(B)/guests/initrd
+bench: all $(bench_files) $(B)/tools/crc32c $(B)/guests/initrd $(B)/storage/bench $(B)/joistimg
+	@scripts/setup valgrind
 	@tests/bench/bench
+	@echo; echo "Storage, as Linux programs"; tests/storage/bench_all $(B)
 bench-vtx: all $(bench_files) $(B)/tools/crc32c
 	@tests/bench/bench vtx
 bench-peer: $(bench_files) $(B)/guests/initrd

@@ -1,12 +1,14 @@
 /*
  * Plugin for QEMU's emulator: executed instructions of a machine, those of a guest under AMD-V apart.
  *
- *   qemu-system-x86_64 -icount shift=0,sleep=off -smp 1 -plugin count.so,out=FILE[,entry=0x100000] ...
+ *   qemu-system-x86_64 -icount shift=0,sleep=off -smp 1 -plugin count.so,out=FILE[,entry=0x100000][,where=FILE] ...
  *
  * Writes a line "NAME all=N guest=N vmrun=N" at these points:
  *   entry  the first instruction at virtual address `entry` (protected-mode entry of a Linux kernel), outside any guest
  *   vmrun  the first VMRUN, and again the first after each mark
  *   mark   the no-op "nopl 0x4a4f00NN(%rax,%rax)", 0F 1F 84 00 NN 00 4F 4A, in the machine or in its guest
+ *
+ * where=FILE: at the first mark, a line "guest|host ADDRESS INSTRUCTIONS" for every block of code that ran since `entry` or the first VMRUN.
  *
  * A guest's part runs from VMRUN to the instruction behind it, found by its host address: a guest may have the same virtual one.
  * Declarations are those of QEMU's plugin interface, version 1; Debian ships no header.
@@ -28,6 +30,7 @@ enum { CB_NO_REGS, INLINE_ADD_U64 = 0 };
 EXPORT int qemu_plugin_version = 1;
 EXPORT int qemu_plugin_install(plugin_id, const void *info, int argc, char **argv);
 void qemu_plugin_register_vcpu_tb_trans_cb(plugin_id, tb_fn *);
+void qemu_plugin_register_vcpu_tb_exec_inline(struct qemu_plugin_tb *, int op, void *, uint64_t imm);
 void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *, insn_fn *, int flags, void *);
 void qemu_plugin_register_vcpu_insn_exec_inline(struct qemu_plugin_insn *, int op, void *, uint64_t imm);
 size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *);
@@ -43,6 +46,9 @@ static uint64_t all, guest, guest_from, vmruns, entry;
 static bool in_guest, entry_seen, want_vmrun = true;
 static const char *returns[MAX_RETURNS];        /* instructions behind a VMRUN */
 static unsigned nreturns;
+static const char *where;
+struct block { struct block *next; uint64_t vaddr, instructions; bool guest; };
+static struct block *blocks;
 
 static void line(const char *name)
 {
@@ -51,10 +57,30 @@ static void line(const char *name)
     fflush(out);
 }
 
+static void forget_where(void)
+{
+    for (struct block *b = blocks; b; b = b->next)
+        b->instructions = 0;
+}
+
+static void say_where(void)
+{
+    FILE *f = where ? fopen(where, "w") : NULL;
+
+    where = NULL;
+    for (struct block *b = blocks; f && b; b = b->next)
+        if (b->instructions)
+            fprintf(f, "%s %llx %llu\n", b->guest ? "guest" : "host", (unsigned long long)b->vaddr, (unsigned long long)b->instructions);
+    if (f)
+        fclose(f);
+}
+
 static void on_entry(unsigned cpu, void *arg)
 {
-    if (!entry_seen)
+    if (!entry_seen) {
         line("entry");
+        forget_where();
+    }
     entry_seen = true;
 }
 
@@ -64,12 +90,14 @@ static void on_mark(unsigned cpu, void *arg)
 
     snprintf(name, sizeof name, "mark%02x", (unsigned)(uintptr_t)arg);
     line(name);
+    say_where();
     want_vmrun = true;
 }
 
 static void on_vmrun(unsigned cpu, void *arg)
 {
-    vmruns++;
+    if (!vmruns++)
+        forget_where();
     if (want_vmrun)
         line("vmrun");
     want_vmrun = false;
@@ -113,8 +141,21 @@ static void see(struct qemu_plugin_insn *insn)
     qemu_plugin_register_vcpu_insn_exec_inline(insn, INLINE_ADD_U64, &all, 1);
 }
 
+static void count_block(struct qemu_plugin_tb *tb)
+{
+    struct block *b = calloc(1, sizeof *b);
+
+    if (!b)
+        return;
+    *b = (struct block){ .next = blocks, .vaddr = qemu_plugin_insn_vaddr(qemu_plugin_tb_get_insn(tb, 0)), .guest = in_guest };
+    blocks = b;
+    qemu_plugin_register_vcpu_tb_exec_inline(tb, INLINE_ADD_U64, &b->instructions, qemu_plugin_tb_n_insns(tb));
+}
+
 static void translated(plugin_id id, struct qemu_plugin_tb *tb)
 {
+    if (where)
+        count_block(tb);
     for (size_t i = 0, n = qemu_plugin_tb_n_insns(tb); i < n; i++)
         see(qemu_plugin_tb_get_insn(tb, i));
 }
@@ -126,6 +167,8 @@ int qemu_plugin_install(plugin_id id, const void *info, int argc, char **argv)
             out = fopen(argv[i] + 4, "w");
         else if (!strncmp(argv[i], "entry=", 6))
             entry = strtoull(argv[i] + 6, NULL, 0);
+        else if (!strncmp(argv[i], "where=", 6))
+            where = strdup(argv[i] + 6);
     }
     if (!out)
         return 1;
