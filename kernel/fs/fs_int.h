@@ -184,7 +184,7 @@ int bt_drop(struct fs *, struct fs_ptr);
 int drops_run(struct fs *);
 bool node_is_shared(struct btree *, struct node *, int *err);
 
-/* ---- space.c ---- */
+/* ---- space_*.c ---- */
 enum { ALLOC_PIN, ALLOC_REF };
 int space_init(struct fs *);
 void space_fini(struct fs *);
