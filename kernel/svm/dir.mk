@@ -1,1 +1,2 @@
+hosted += kernel/svm/probe.c
 core += kernel/svm/svm.c kernel/svm/vmcb.c kernel/svm/exit.c kernel/svm/msr.c kernel/svm/enter.S

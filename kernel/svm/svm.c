@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "kernel/lib/log.h"
+#include "kernel/svm/probe.h"
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/mitigations.h"
 #include "kernel/x86/percpu.h"
@@ -34,20 +35,14 @@ static int make_cpu(unsigned cpu);
 
 static int svm_probe(char *err, size_t errlen)
 {
-    uint64_t vm_cr = 0;
-    if (!cpu_has(FEAT_SVM) || cpu_info.max_ext_leaf < 0x8000000a) {
-        snprintf(err, errlen, "this CPU (%s) has no AMD-V", cpu_info.brand);
-        return -ENOTSUP;
-    }
-    if (rdmsr_safe(MSR_VM_CR, &vm_cr) && (vm_cr & VM_CR_SVMDIS)) {
-        snprintf(err, errlen, "AMD-V is switched off by the firmware%s; enable \"SVM mode\" in its CPU set-up", vm_cr & VM_CR_LOCK ? " and locked" : "");
-        return -ENOTSUP;
-    }
-    read_features();
-    if (!(svm_features.edx & SVM_FEAT_NPT) || svm_features.nasids < 2 || !cpu_has(FEAT_NX)) {
-        snprintf(err, errlen, "this CPU's AMD-V lacks %s, which Joist needs", svm_features.edx & SVM_FEAT_NPT ? "NX or ASIDs" : "nested paging");
-        return -ENOTSUP;
-    }
+    struct svm_facts f = { .brand = cpu_info.brand, .max_ext_leaf = cpu_info.max_ext_leaf, .svm = cpu_has(FEAT_SVM), .nx = cpu_has(FEAT_NX) };
+    rdmsr_safe(MSR_VM_CR, &f.vm_cr);
+    if (f.svm && f.max_ext_leaf >= 0x8000000a)
+        read_features();
+    f.features = svm_features.edx, f.nasids = svm_features.nasids;
+    int unfit = svm_judge(&f, err, errlen);
+    if (unfit)
+        return unfit;
     iopm = page_alloc(IOPM_ORDER, 0);
     int failed = !iopm;
     for (unsigned cpu = 0; !failed && cpu < percpu_count; cpu++)
