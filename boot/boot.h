@@ -17,6 +17,10 @@
 #define BOOT_KIND_MULTIBOOT2 0x36d76289         /* information block: Multiboot2 Specification 2.0 */
 #define BOOT_KIND_PVH        0x336ec578         /* information block: struct hvm_start_info of the x86/HVM direct boot ABI */
 
+/* Tag of a multiboot2 information block, from boot/uefi only: BOOT_SEED_BYTES of the firmware's random numbers. */
+#define BOOT_TAG_SEED       0x4a6f6973
+#define BOOT_SEED_BYTES     64
+
 /* ELF note "Joist" in the image: the 64-bit entry that boot/uefi uses, as a link address. */
 #define BOOT_NOTE_ENTRY64   1
 

@@ -319,6 +319,10 @@ static int mb2_tag(struct bootinfo *b, const struct tag *t, struct mb2_meminfo *
     case MB2_RSDP_NEW:
         mb2_rsdp(b, t);
         return 0;
+    case BOOT_TAG_SEED:
+        b->have_seed = textlen >= sizeof(b->seed);
+        memcpy(b->seed, text, MIN(textlen, sizeof(b->seed)));
+        return 0;
     }
     return 0;
 }

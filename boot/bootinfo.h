@@ -4,6 +4,7 @@
  * Multiboot2 Specification version 2.0; x86/HVM direct boot ABI.
  */
 #pragma once
+#include "boot/boot.h"
 #include "kernel/lib/base.h"
 
 enum bootmem_type { BOOTMEM_RAM = 1, BOOTMEM_RESERVED, BOOTMEM_ACPI, BOOTMEM_NVS, BOOTMEM_BAD, BOOTMEM_LOADER /* RAM once modules are done with */ };
@@ -35,6 +36,8 @@ struct bootinfo {
     uint64_t rsdp;              /* host physical of the ACPI RSDP (a copy in the info block counts: rsdp_copy); 0: search the BIOS area */
     uint8_t rsdp_copy[36];
     uint32_t rsdp_copy_len;
+    uint8_t seed[BOOT_SEED_BYTES];      /* random numbers of the firmware, if have_seed; secret: to be wiped by the one who takes them */
+    bool have_seed;
     uint64_t efi_systab;        /* 0: BIOS */
 };
 

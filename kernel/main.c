@@ -267,7 +267,8 @@ __attribute__((noreturn)) void kernel_main(uint32_t kind, uint64_t info_pa)
     mitigations_init(option_is("mitigations", "off"));
     mitigations_init_cpu();
     platform_init();
-    random_init();
+    random_init(boot.seed, boot.have_seed ? sizeof(boot.seed) : 0);
+    memset(boot.seed, 0, sizeof(boot.seed));
     this_cpu()->kstack = (uint64_t)boot_stack_top;
     sched_init_cpu();
     irq_enable();

@@ -1,4 +1,5 @@
 /* Builds what boot/bootinfo.c reads.  Multiboot2 Specification 2.0, "Boot information format". */
+#include "boot/boot.h"
 #include "boot/uefi/loader.h"
 
 enum { TAG_END = 0, TAG_CMDLINE = 1, TAG_MODULE = 3, TAG_MMAP = 6, TAG_FRAMEBUFFER = 8, TAG_EFI64 = 12, TAG_RSDP_OLD = 14, TAG_RSDP_NEW = 15 };
@@ -106,6 +107,19 @@ static void *config_table(EFI_SYSTEM_TABLE *st, EFI_GUID guid)
     return NULL;
 }
 
+/* UEFI Specification "Random Number Generator Protocol": by the firmware's preferred algorithm; many have none. */
+static void info_seed(struct info *b)
+{
+    EFI_GUID guid = EFI_RNG_PROTOCOL_GUID;
+    EFI_RNG_PROTOCOL *rng;
+    uint8_t seed[BOOT_SEED_BYTES];
+
+    if (EFI_ERROR(BS->LocateProtocol(&guid, NULL, (void **)&rng)) || EFI_ERROR(rng->GetRNG(rng, NULL, sizeof(seed), seed)))
+        return;
+    tag(b, BOOT_TAG_SEED, sizeof(seed));
+    put(b, seed, sizeof(seed));
+}
+
 void info_firmware(struct info *b, EFI_SYSTEM_TABLE *st)
 {
     void *v2 = config_table(st, (EFI_GUID)ACPI_20_TABLE_GUID), *v1 = config_table(st, (EFI_GUID)ACPI_TABLE_GUID);
@@ -117,6 +131,7 @@ void info_firmware(struct info *b, EFI_SYSTEM_TABLE *st)
     }
     tag(b, TAG_EFI64, 8);
     put64(b, (uint64_t)st);
+    info_seed(b);
 }
 
 /* ---- Memory map ---- */

@@ -6,7 +6,7 @@
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/csprng.h"
 
-enum { HW_WORDS = 16, HW_RETRIES = 100, JITTER_SAMPLES = 1024, JITTER_NEEDED = 128 };
+enum { HW_WORDS = 16, HW_RETRIES = 100, JITTER_SAMPLES = 1024, JITTER_NEEDED = 128, FIRMWARE_NEEDED = 32 /* bytes */ };
 
 static struct spinlock lock;
 static struct csprng pool;
@@ -57,20 +57,22 @@ static unsigned from_jitter(void)
     return good;
 }
 
-void random_init(void)
+void random_init(const void *firmware, size_t len)
 {
     uint64_t start[2] = { rdtsc(), clock_utc_ns() };
     unsigned seed = cpu_has(FEAT_RDSEED) ? from_hardware(rdseed) : 0;
     unsigned rand = cpu_has(FEAT_RDRAND) ? from_hardware(rdrand) : 0;
     unsigned jitter = from_jitter();
     csprng_add(&pool, start, sizeof(start));
+    csprng_add(&pool, firmware, len);
     csprng_add(&pool, &cpu_info, sizeof(cpu_info));
-    pool.seeded = seed >= HW_WORDS / 2 || rand >= HW_WORDS / 2 || jitter >= JITTER_NEEDED;
-    snprintf(sources, sizeof(sources), "%s%s%s", seed ? "RDSEED " : "", rand ? "RDRAND " : "", jitter >= JITTER_NEEDED ? "jitter" : "");
+    pool.seeded = seed >= HW_WORDS / 2 || rand >= HW_WORDS / 2 || jitter >= JITTER_NEEDED || len >= FIRMWARE_NEEDED;
+    snprintf(sources, sizeof(sources), "%s%s%s%s", seed ? "RDSEED " : "", rand ? "RDRAND " : "", len >= FIRMWARE_NEEDED ? "EFI-RNG " : "",
+             jitter >= JITTER_NEEDED ? "jitter" : "");
     if (pool.seeded)
         log_info("random", "seeded from %s", sources);
     else
-        log_err("random", "no source of randomness on this machine: neither RDSEED, RDRAND nor timing jitter");
+        log_err("random", "no source of randomness on this machine: neither RDSEED, RDRAND, an EFI RNG nor timing jitter");
 }
 
 const char *random_sources(void) { return sources; }

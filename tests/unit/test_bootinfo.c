@@ -331,6 +331,20 @@ static void test_too_many_modules(void **s)
     assert_int_equal(finish(), -E2BIG);
 }
 
+static void test_seed(void **s)
+{
+    uint8_t seed[BOOT_SEED_BYTES];
+    memset(seed, 0x5a, sizeof(seed));
+    for (uint32_t n = 0; n <= sizeof(seed); n += sizeof(seed) / 2) {
+        begin();
+        mmap_tag(MAP({ 0x100000, 0x7fee0000, R }));
+        tag(BOOT_TAG_SEED, seed, n);
+        assert_int_equal(finish(), 0);
+        assert_int_equal(bi.have_seed, n == sizeof(seed));      /* half a seed is none */
+    }
+    assert_memory_equal(bi.seed, seed, sizeof(seed));
+}
+
 static void test_useless_framebuffers(void **s)
 {
     static const struct { uint32_t pitch, width, height; uint8_t bpp, type; } f[] = {
@@ -444,7 +458,7 @@ int main(void)
         cmocka_unit_test(test_ragged_pages), cmocka_unit_test(test_wild_addresses), cmocka_unit_test(test_unknown_type_is_reserved),
         cmocka_unit_test(test_many_ranges), cmocka_unit_test(test_no_ram), cmocka_unit_test(test_basic_meminfo),
         cmocka_unit_test(test_modules_in_the_map), cmocka_unit_test(test_truncated), cmocka_unit_test(test_bad_tags),
-        cmocka_unit_test(test_long_strings), cmocka_unit_test(test_too_many_modules), cmocka_unit_test(test_useless_framebuffers),
+        cmocka_unit_test(test_long_strings), cmocka_unit_test(test_too_many_modules), cmocka_unit_test(test_useless_framebuffers), cmocka_unit_test(test_seed),
         cmocka_unit_test(test_pvh), cmocka_unit_test(test_pvh_lies), cmocka_unit_test(test_options),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
