@@ -22,9 +22,9 @@
 #include "kernel/x86/time.h"
 
 static const struct bootinfo *boot;
-static struct host_image images[BOOT_MAX_MODS];
-static unsigned nimages;
-static uint64_t image_bytes;
+/* lock: held while the sum is computed; later readers wait there.  Everything else but im.state is constant once the store is found. */
+struct stored { struct host_image im; uint32_t crc; struct mutex lock; };
+static struct { struct stored image[BOOT_MAX_MODS]; unsigned n; uint64_t bytes; } store;
 
 void host_init(const struct bootinfo *b) { boot = b; }
 
@@ -52,55 +52,80 @@ static bool manifest_find(const struct manifest *m, const char *name, uint32_t *
     return false;
 }
 
-static void check_image(struct host_image *im, const struct manifest *m)
+static void mark_corrupt(struct host_image *im, const char *what)
 {
-    uint32_t crc;
-    uint64_t size;
-    const char *what = NULL;
-    if (!m->text)
-        return;
-    if (!manifest_find(m, im->name, &crc, &size))
-        what = "is not in the boot medium's manifest";
-    else if (size != im->len)
-        what = "has the wrong length";
-    else if (crc32c(0, im->data, im->len) != crc)
-        what = "has a wrong checksum";
-    im->corrupt = what;
-    if (what)
-        log_err("image", "image \"%s\" %s: write the boot medium again; VMs that need it will not start", im->name, what);
+    atomic_store(&im->state, IMAGE_CORRUPT);
+    log_err("image", "image \"%s\" %s: write the boot medium again; VMs that need it will not start", im->name, what);
 }
 
-void host_check_images(void)
+static void add_image(const struct bootmod *mod, const struct manifest *m)
+{
+    /* A loader that gives modules no names (PVH) carries one: the initrd. */
+    const char *name = !strncmp(mod->name, "image:", 6) ? mod->name + 6 : mod->name[0] ? mod->name : "initrd";
+    struct stored *s = &store.image[store.n];
+    struct host_image *im = &s->im;
+    uint64_t size;
+    *im = (struct host_image){ .data = pa_to_va(mod->base), .len = mod->len, .index = store.n++, .state = m->text ? IMAGE_UNCHECKED : IMAGE_OK };
+    snprintf(im->name, sizeof(im->name), "%s", name);
+    mutex_init(&s->lock);
+    store.bytes += mod->len;
+    if (m->text && !manifest_find(m, im->name, &s->crc, &size))
+        mark_corrupt(im, "is not in the boot medium's manifest");
+    else if (m->text && size != im->len)
+        mark_corrupt(im, "has the wrong length");
+}
+
+bool host_image_sound(struct host_image *out)
+{
+    struct stored *s = &store.image[out->index];
+    if (atomic_load(&s->im.state) == IMAGE_UNCHECKED) {
+        mutex_lock(&s->lock);
+        if (s->im.state == IMAGE_UNCHECKED && crc32c(0, s->im.data, s->im.len) != s->crc)
+            mark_corrupt(&s->im, "has a wrong checksum");
+        else if (s->im.state == IMAGE_UNCHECKED)
+            atomic_store(&s->im.state, IMAGE_OK);
+        mutex_unlock(&s->lock);
+    }
+    out->state = atomic_load(&s->im.state);
+    return out->state == IMAGE_OK;
+}
+
+static void check_thread(void *arg)
+{
+    uint64_t start = clock_ns();
+    unsigned bad = 0;
+    for (unsigned i = 0; i < store.n; i++) {
+        struct host_image im = { .index = i };
+        bad += !host_image_sound(&im);
+    }
+    if (!bad)
+        log_info("image", "all images checked in %llu ms", (unsigned long long)((clock_ns() - start) / 1000000));
+}
+
+void host_find_images(void)
 {
     struct manifest m = { 0 };
     for (int i = 0; i < boot->nmods; i++)
         if (!strcmp(boot->mods[i].name, "manifest"))
             m = (struct manifest){ pa_to_va(boot->mods[i].base), boot->mods[i].len };
-    unsigned bad = 0;
-    for (int i = 0; i < boot->nmods; i++) {
-        const struct bootmod *mod = &boot->mods[i];
-        if (!strcmp(mod->name, "manifest"))
-            continue;
-        /* A loader that gives modules no names (PVH) carries one: the initrd. */
-        const char *name = !strncmp(mod->name, "image:", 6) ? mod->name + 6 : mod->name[0] ? mod->name : "initrd";
-        struct host_image *im = &images[nimages++];
-        snprintf(im->name, sizeof(im->name), "%s", name);
-        im->data = pa_to_va(mod->base), im->len = mod->len;
-        image_bytes += mod->len;
-        check_image(im, &m);
-        bad += im->corrupt;
-    }
-    if (nimages)
-        log_info("image", "%u images, %llu MiB%s", nimages, (unsigned long long)(image_bytes >> 20), !m.text ? ", no manifest to check them" : bad ? "" : ", checked");
+    for (int i = 0; i < boot->nmods; i++)
+        if (strcmp(boot->mods[i].name, "manifest"))
+            add_image(&boot->mods[i], &m);
+    if (!store.n)
+        return;
+    log_info("image", "%u images, %llu MiB%s", store.n, (unsigned long long)(store.bytes >> 20), m.text ? "" : ", no manifest to check them");
+    if (m.text && !thread_start("image-check", check_thread, NULL))
+        log_warn("image", "no memory to check images ahead: each is checked when a VM needs it");
 }
 
-unsigned host_images(void) { return nimages; }
+unsigned host_images(void) { return store.n; }
 
 bool host_image(unsigned i, struct host_image *out)
 {
-    if (i < nimages)
-        *out = images[i];
-    return i < nimages;
+    if (i >= store.n)
+        return false;
+    *out = store.image[i].im;
+    return true;
 }
 
 /* ---- Facts ---- */
@@ -132,9 +157,9 @@ void host_mem(struct host_mem *m)
 {
     struct mem_stats s;
     mem_stats(&s);
-    m->total = map_ram(), m->promised = s.reserved, m->images = image_bytes, m->heap = heap_bytes(), m->zero_pool = s.zero_pool;
+    m->total = map_ram(), m->promised = s.reserved, m->images = store.bytes, m->heap = heap_bytes(), m->zero_pool = s.zero_pool;
     m->free = s.free > s.reserved ? s.free - s.reserved : 0;
-    m->kernel = m->total - MIN(m->total, s.free + image_bytes + m->heap);
+    m->kernel = m->total - MIN(m->total, s.free + store.bytes + m->heap);
 }
 
 struct lines { void (*fn)(void *arg, const char *key, const char *value); void *arg; };

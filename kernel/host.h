@@ -2,10 +2,14 @@
 #pragma once
 #include "kernel/lib/base.h"
 
-struct host_image { char name[128]; const void *data; uint64_t len; bool corrupt; };   /* one file of the boot stick's image store */
+/* One file of the boot stick's image store. */
+enum host_image_state { IMAGE_UNCHECKED, IMAGE_OK, IMAGE_CORRUPT };
+struct host_image { char name[128]; const void *data; uint64_t len; unsigned index; enum host_image_state state; };
 
 unsigned host_images(void);
 bool host_image(unsigned i, struct host_image *);
+/* Before an image is used: its checksum, computed once, by a thread in the background or by the first who asks.  Waits; false: IMAGE_CORRUPT. */
+bool host_image_sound(struct host_image *);
 const char *host_cmdline(void);
 struct host_facts {
     char vendor[16], brand[64], loader[64];

@@ -239,7 +239,7 @@ static void init_thread(void *arg)
     if (option_is("selftest", "pci"))
         pci_selftest();
     virt_init(guest_phys_bits(), !bootinfo_option(&boot, "noapicv", v, sizeof(v)));
-    host_check_images();
+    host_find_images();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
     mgmt_start();
     if (bootinfo_option(&boot, "fault", v, sizeof(v)) && !log_has_previous())   /* once: not again after the reset it led to */

@@ -252,12 +252,13 @@ int cmd_vm_stats(struct call *c)
 int cmd_image_list(struct call *c)
 {
     static const struct column cols[] = { COL("name", TEXT), COL("size", SIZE), COL("state", TEXT) };
+    static const char *const states[] = { [IMAGE_UNCHECKED] = "not checked yet", [IMAGE_OK] = "ok", [IMAGE_CORRUPT] = "damaged" };
     struct host_image img;
     rep_table(&c->rep, "images", cols, ARRAY_SIZE(cols));
     for (unsigned i = 0; host_image(i, &img); i++) {
         rep_str(&c->rep, img.name);
         rep_num(&c->rep, img.len);
-        rep_str(&c->rep, img.corrupt ? "damaged" : "ok");
+        rep_str(&c->rep, states[img.state]);
     }
     if (!host_images())
         call_note(c, "the store is empty: make iso IMAGES=DIR puts files into it");

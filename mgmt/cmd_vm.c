@@ -87,7 +87,7 @@ static int read_file(const char *name, struct vmdef *d, struct fail *f)
 {
     struct host_image img;
     int code = image_find(name, &img, f);
-    return code ? code : img.corrupt ? fail_set(f, EX_IO, "file \"%s\" is damaged: its checksum is wrong", name)
+    return code ? code : !host_image_sound(&img) ? fail_set(f, EX_IO, "file \"%s\" is damaged: its checksum is wrong", name)
                                      : vmdef_read(d, img.data, img.len, name, f);
 }
 

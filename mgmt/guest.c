@@ -267,7 +267,7 @@ int image_find(const char *name, struct host_image *img, struct fail *f)
 static int load_image(const char *name, struct host_image *img, struct fail *f)
 {
     int code = image_find(name, img, f);
-    if (!code && img->corrupt) {
+    if (!code && !host_image_sound(img)) {
         code = fail_set(f, EX_IO, "image \"%s\" is damaged: its checksum is wrong", name);
         fail_hint(f, "write the stick again");
     }

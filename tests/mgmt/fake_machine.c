@@ -291,6 +291,7 @@ __attribute__((weak)) void thread_each(void (*fn)(void *arg, const struct thread
 }
 
 /* ---- The host ---- */
+bool host_image_sound(struct host_image *img) { return img->state == IMAGE_OK; }
 unsigned host_images(void) { return fake_host.nimages; }
 
 bool host_image(unsigned i, struct host_image *img)
@@ -381,7 +382,8 @@ void host_log_each(bool previous, void (*fn)(void *arg, uint64_t ns, int level, 
 void fake_image(const char *name, const void *data, size_t len, bool corrupt)
 {
     struct host_image *i = &fake_host.images[fake_host.nimages++];
-    *i = (struct host_image){ .data = data, .len = len, .corrupt = corrupt };
+    *i = (struct host_image){ .data = data, .len = len, .index = fake_host.nimages - 1 };
+    i->state = corrupt ? IMAGE_CORRUPT : IMAGE_OK;
     snprintf(i->name, sizeof i->name, "%s", name);
 }
 
