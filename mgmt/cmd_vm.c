@@ -179,6 +179,16 @@ static int change_def(void *arg, struct vmdef *d, struct fail *f)
     return code ? code : check_images(d, f);
 }
 
+/* Are there changes that a running VM does not see? */
+static bool waits_for_start(const struct call *c)
+{
+    for (unsigned i = 0; i < c->nflags; i++)
+        if (!strcmp(c->flags[i].name, "no-disks") ||
+            (is_key_flag(c->flags[i].name) && strcmp(c->flags[i].name, "cpu-weight") && strcmp(c->flags[i].name, "cpu-cap")))
+            return true;
+    return false;
+}
+
 int cmd_vm_set(struct call *c)
 {
     struct guest_status st;
@@ -196,7 +206,7 @@ int cmd_vm_set(struct call *c)
     guest_status(g, &st);
     if (!code) {
         bool off = st.state <= GUEST_CRASHED;
-        call_note(c, "VM \"%s\" changed%s", c->vm, off ? "" : "; in force when it is stopped and started again");
+        call_note(c, "VM \"%s\" changed%s", c->vm, off || !waits_for_start(c) ? "" : "; in force when it is stopped and started again");
         action_row(c, g);
     }
     guest_put(g);

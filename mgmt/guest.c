@@ -560,10 +560,13 @@ int guest_edit(struct guest *g, int (*change)(void *arg, struct vmdef *, struct 
     *d = g->def;
     int code = g->removed ? fail_set(f, EX_NOTFOUND, "VM \"%s\" was removed", g->def.name) : change(arg, d, f);
     if (!code) {
+        bool share = d->weight != g->def.weight || d->cap != g->def.cap;
         mutex_lock(&table.lock);
         g->def = *d;
         mutex_unlock(&table.lock);
         vmlog_add(&g->log, "definition changed");
+        if (share && g->machine)
+            vm_set_share(machine_vm(g->machine), d->weight, d->cap);
     }
     mutex_unlock(&g->op);
     kfree(d);

@@ -64,7 +64,7 @@ struct guest **guest_all(unsigned *n, struct fail *);
 
 int guest_remove(struct guest *, struct fail *);                /* stopped */
 int guest_rename(struct guest *, const char *, struct fail *);  /* stopped */
-/* Calls change under op on a copy of the definition and stores it when that returns EX_DONE; in force at the next start. */
+/* Calls change under op on a copy of the definition and stores it when that returns EX_DONE; weight and cap are in force at once, the rest at the next start. */
 int guest_edit(struct guest *, int (*change)(void *arg, struct vmdef *, struct fail *), void *arg, struct fail *);
 void guest_def(struct guest *, struct vmdef *);                 /* copy */
 

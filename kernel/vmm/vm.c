@@ -381,6 +381,19 @@ int vm_pause(struct vm *vm)
     return err;
 }
 
+int vm_set_share(struct vm *vm, unsigned weight, unsigned cap)
+{
+    int err = 0;
+    begin(vm);
+    for (unsigned i = 0; !err && i < vm->p.ncpus; i++)
+        if (vm->vcpu[i] && vm->vcpu[i]->thread)
+            err = thread_set_share(vm->vcpu[i]->thread, weight, cap);
+    if (!err)
+        vm->p.weight = weight, vm->p.cap = cap;         /* for threads yet to come */
+    end(vm);
+    return err;
+}
+
 int vm_resume(struct vm *vm)
 {
     begin(vm);

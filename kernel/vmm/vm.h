@@ -55,6 +55,7 @@ int  vm_pause(struct vm *);             /* returns when no vCPU runs and devices
 int  vm_resume(struct vm *);
 int  vm_kill(struct vm *);              /* returns when it is STOPPED */
 int  vm_reset(struct vm *);
+int  vm_set_share(struct vm *, unsigned weight, unsigned cap);  /* as in vm_params, any state, in force at once; -EINVAL */
 enum vm_state vm_state(struct vm *);
 enum vm_stop vm_stop_cause(struct vm *, char *reason, size_t len, unsigned *code);  /* why it is STOPPED; code: debug exit */
 bool vm_wait(struct vm *, uint64_t deadline_ns);        /* until STOPPED; false on time-out */

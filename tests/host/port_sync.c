@@ -232,6 +232,7 @@ void sched_cancel_block(void) {}
 void sched_block(void) { event_wait(&self->wake); }
 bool sched_need_resched(void) { return false; }
 void thread_yield_hint(void) { sched_yield(); }
+int thread_set_share(struct thread *t, unsigned weight, unsigned cap) { return 0; }
 uint64_t thread_steal_ns(const struct thread *t) { return 0; }
 uint64_t thread_own_steal_ns(void) { return 0; }
 uint64_t thread_run_ns(const struct thread *t) { return 0; }

@@ -227,6 +227,16 @@ static int step(struct vm *vm, enum vm_state want, enum vm_state next)
 int vm_pause(struct vm *vm) { return step(vm, VM_RUNNING, VM_PAUSED); }
 int vm_resume(struct vm *vm) { return step(vm, VM_PAUSED, VM_RUNNING); }
 
+int vm_set_share(struct vm *vm, unsigned weight, unsigned cap)
+{
+    struct machine *m = of(vm);
+    mutex_lock(&m->lock);
+    m->cfg.vm.weight = weight, m->cfg.vm.cap = cap;
+    fake_host.shares_set++;
+    mutex_unlock(&m->lock);
+    return 0;
+}
+
 int vm_kill(struct vm *vm)
 {
     end(of(vm), STOP_KILLED, 0, "");

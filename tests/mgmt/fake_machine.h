@@ -14,6 +14,7 @@ struct fake_host {
     int create_err;             /* machine_create fails so */
     struct host_image images[16];
     unsigned nimages;
+    unsigned shares_set;        /* calls of vm_set_share */
     unsigned poweroffs, reboots;
     unsigned machines;          /* alive */
     uint64_t ram_left;          /* what machine_create may promise */

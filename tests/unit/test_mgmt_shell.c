@@ -141,6 +141,10 @@ static void set_and_rename(void **state)
     assert_string_equal(sh_out, "db\nweb9\n");
     assert_int_equal(sh("start web9; vm set web9 --cpus 8"), 0);
     assert_has(sh_err, "in force when it is stopped and started again");
+    assert_int_equal(fake_host.shares_set, 0);
+    assert_int_equal(sh("vm set web9 --cpu-weight 300 --cpu-cap 50"), 0);       /* at once */
+    assert_lacks(sh_err, "in force");
+    assert_int_equal(fake_host.shares_set, 1);
     assert_int_equal(sh("vm rename web9 web1"), 4);
     assert_has(sh_err, "is running");
 }
