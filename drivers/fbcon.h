@@ -13,3 +13,5 @@ struct fbcon_mode {
 int fbcon_init(const struct fbcon_mode *);
 /* Thread context: the screen gets its byte channel and thread.  Keyboards write what is typed to the channel's CHAN_DEV side.  NULL: no screen, no memory. */
 struct chan *fbcon_start(void);
+/* selftest=screen: draws everything anew and says what it took. */
+void fbcon_selftest(void);

@@ -238,6 +238,8 @@ static void init_thread(void *arg)
         sched_selftest(!strcmp(v, "sched,loaded"));
     if (option_is("selftest", "pci"))
         pci_selftest();
+    if (option_is("selftest", "screen"))
+        fbcon_selftest();
     virt_init(guest_phys_bits(), !bootinfo_option(&boot, "noapicv", v, sizeof(v)));
     host_find_images();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
