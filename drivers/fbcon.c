@@ -59,14 +59,31 @@ static uint32_t pixel(const struct fbcon_mode *m, uint32_t c)
     return channel(c >> 16, m->red_len, m->red_pos) | channel(c >> 8 & 0xff, m->green_len, m->green_pos) | channel(c & 0xff, m->blue_len, m->blue_pos);
 }
 
-/* Eight pixels of one line; WC memory wants full, rising stores. */
-static uint8_t *put_line32(uint8_t *p, uint8_t bits, uint32_t fg, uint32_t bg)
+/* Two pixels for each pair of bits, in the colours of one cell. */
+struct pairs { uint16_t colours; uint64_t px[4]; };
+
+static uint16_t colours(struct vt_cell c) { return (uint16_t)(c.fg << 8 | c.bg); }
+
+static void make_pairs(struct pairs *p, struct vt_cell c)
 {
-    for (unsigned i = 0; i < FONT_W; i += 2, p += 8) {
-        uint64_t left = bits & 0x80 >> i ? fg : bg, right = bits & 0x40 >> i ? fg : bg;
-        *(volatile uint64_t *)p = left | right << 32;
+    uint64_t fg = scr.palette[c.fg & 15], bg = scr.palette[c.bg & 15];
+    *p = (struct pairs){ colours(c), { bg | bg << 32, bg | fg << 32, fg | bg << 32, fg | fg << 32 } };
+}
+
+/* A line of a run of cells, mostly of one colour; WC memory wants full, rising stores. */
+static void put_line32(volatile uint64_t *p, const struct vt_cell *cells, const uint8_t *const *shape, unsigned n, unsigned line)
+{
+    struct pairs pair;
+    make_pairs(&pair, cells[0]);
+    for (unsigned i = 0; i < n; i++, p += 4) {
+        unsigned bits = shape[i][line];
+        if (unlikely(colours(cells[i]) != pair.colours))
+            make_pairs(&pair, cells[i]);
+        p[0] = pair.px[bits >> 6];
+        p[1] = pair.px[bits >> 4 & 3];
+        p[2] = pair.px[bits >> 2 & 3];
+        p[3] = pair.px[bits & 3];
     }
-    return p;
 }
 
 static uint8_t *put_line(uint8_t *p, uint8_t bits, uint32_t fg, uint32_t bg)
@@ -88,10 +105,11 @@ static void draw_run(unsigned x, unsigned y, const struct vt_cell *cells, unsign
         shape[i] = glyph(cells[i].ch);
     for (unsigned line = 0; line < FONT_H; line++, at += scr.mode.pitch) {
         uint8_t *p = at;
-        for (unsigned i = 0; i < n; i++) {
-            uint32_t fg = scr.palette[cells[i].fg & 15], bg = scr.palette[cells[i].bg & 15];
-            p = scr.mode.bpp == 32 ? put_line32(p, shape[i][line], fg, bg) : put_line(p, shape[i][line], fg, bg);
-        }
+        if (scr.mode.bpp == 32)
+            put_line32((volatile uint64_t *)at, cells, shape, n, line);
+        else
+            for (unsigned i = 0; i < n; i++)
+                p = put_line(p, shape[i][line], scr.palette[cells[i].fg & 15], scr.palette[cells[i].bg & 15]);
     }
 }
 
