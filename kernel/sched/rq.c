@@ -1,11 +1,19 @@
 #include "kernel/sched/rq.h"
 
+void sched_cap_init(struct sched_cap *c, unsigned percent)
+{
+    *c = (struct sched_cap){ .budget = RQ_CAP_PERIOD / 100 * percent };
+}
+
 void ent_share(struct sched_ent *e, unsigned weight, unsigned cap)
 {
     e->weight = weight ? MIN(weight, (unsigned)SHARE_MAX) : SHARE_DEFAULT;
     e->inverse = ((uint32_t)SHARE_DEFAULT << 20) / e->weight;
-    e->cap_budget = cap && cap < 100 ? RQ_CAP_PERIOD / 100 * cap : 0;
+    sched_cap_init(&e->own_cap, cap);
+    e->cap = cap && cap < 100 ? &e->own_cap : NULL;
 }
+
+void ent_share_cap(struct sched_ent *e, struct sched_cap *cap) { e->cap = cap->budget ? cap : NULL; }
 
 void ent_init(struct sched_ent *e, unsigned weight, unsigned cap, bool prefer)
 {
@@ -14,38 +22,56 @@ void ent_init(struct sched_ent *e, unsigned weight, unsigned cap, bool prefer)
     ent_share(e, weight, cap);
 }
 
-static void refill(struct sched_ent *e, uint64_t now)
+/* The cap's lock is held. */
+static void refill(struct sched_cap *c, uint64_t now)
 {
-    if (now - e->cap_period < RQ_CAP_PERIOD)
+    if (now < c->period + RQ_CAP_PERIOD)                /* another CPU may have looked at the clock later and come here earlier */
         return;
-    uint64_t periods = (now - e->cap_period) / RQ_CAP_PERIOD;
-    uint64_t returned = periods * e->cap_budget;
-    e->cap_used = e->cap_used > returned ? e->cap_used - returned : 0;
-    e->cap_period += periods * RQ_CAP_PERIOD;
+    uint64_t periods = (now - c->period) / RQ_CAP_PERIOD, returned = periods * c->budget;
+    c->used = c->used > returned ? c->used - returned : 0;
+    c->period += periods * RQ_CAP_PERIOD;
+}
+
+static void cap_ran(struct sched_cap *c, uint64_t ns, uint64_t now)
+{
+    spin_lock(&c->lock);
+    c->used += ns;
+    refill(c, now);
+    spin_unlock(&c->lock);
 }
 
 void ent_ran(struct sched_ent *e, uint64_t ns, uint64_t now)
 {
     e->vtime += (uint64_t)((unsigned __int128)ns * e->inverse >> 20);
-    if (e->cap_budget) {
-        e->cap_used += ns;
-        refill(e, now);
-    }
+    if (unlikely(e->cap))
+        cap_ran(e->cap, ns, now);
+}
+
+/* Is the budget used up, and if so, when does it return? */
+static bool exhausted(struct sched_cap *c, uint64_t now, uint64_t *until)
+{
+    if (likely(!c))
+        return false;
+    spin_lock(&c->lock);
+    refill(c, now);
+    bool yes = c->used >= c->budget;
+    *until = c->period + c->used / c->budget * RQ_CAP_PERIOD;
+    spin_unlock(&c->lock);
+    return yes;
 }
 
 bool ent_exhausted(struct sched_ent *e, uint64_t now)
 {
-    if (!e->cap_budget)
-        return false;
-    refill(e, now);
-    return e->cap_used >= e->cap_budget;
+    uint64_t until;
+    return exhausted(e->cap, now, &until);
 }
 
 uint64_t ent_budget_left(const struct sched_ent *e)
 {
-    if (!e->cap_budget)
+    if (!e->cap)
         return ~0ull;
-    return e->cap_used < e->cap_budget ? e->cap_budget - e->cap_used : 0;
+    uint64_t used = READ_ONCE(e->cap->used);
+    return used < e->cap->budget ? e->cap->budget - used : 0;
 }
 
 void rq_init(struct rq_core *rq)
@@ -64,16 +90,21 @@ static void add_ready(struct rq_core *rq, struct sched_ent *e)
     rq->load += e->weight;
 }
 
+static void add_throttled(struct rq_core *rq, struct sched_ent *e, uint64_t until)
+{
+    e->place = ENT_THROTTLED;
+    e->node.key = until;
+    pheap_insert(&rq->throttled, &e->node);
+}
+
 void rq_add(struct rq_core *rq, struct sched_ent *e, uint64_t now, bool may_throttle)
 {
+    uint64_t until;
     e->wait_start = now;
-    if (!ent_exhausted(e, now) || !may_throttle) {
+    if (may_throttle && exhausted(e->cap, now, &until))
+        add_throttled(rq, e, until);
+    else
         add_ready(rq, e);
-        return;
-    }
-    e->place = ENT_THROTTLED;
-    e->node.key = e->cap_period + e->cap_used / e->cap_budget * RQ_CAP_PERIOD;
-    pheap_insert(&rq->throttled, &e->node);
 }
 
 void rq_del(struct rq_core *rq, struct sched_ent *e)
@@ -94,11 +125,26 @@ void rq_unthrottle(struct rq_core *rq, uint64_t now)
     struct pheap_node *n;
     while ((n = pheap_first(&rq->throttled)) && n->key <= now) {
         struct sched_ent *e = container_of(n, struct sched_ent, node);
+        uint64_t until;
         pheap_pop(&rq->throttled);
-        refill(e, now);
+        if (exhausted(e->cap, now, &until)) {           /* others who share it were faster; `until` is past now */
+            add_throttled(rq, e, until);
+            continue;
+        }
         rq_place_woken(rq, e);
         add_ready(rq, e);
     }
+}
+
+bool rq_throttle_first(struct rq_core *rq, uint64_t now)
+{
+    struct sched_ent *e = rq_first(rq);
+    uint64_t until;
+    if (!e || !exhausted(e->cap, now, &until))
+        return false;
+    rq_del(rq, e);
+    add_throttled(rq, e, until);
+    return true;
 }
 
 struct sched_ent *rq_first(const struct rq_core *rq)

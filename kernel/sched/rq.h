@@ -1,5 +1,5 @@
 /*
- * Arithmetic of the scheduler: who runs next on one CPU.  Pure (H): no locks, no clock, no CPU; the caller holds the run queue's lock and says what time it is.
+ * Arithmetic of the scheduler: who runs next on one CPU.  Pure (H): no clock, no CPU, no lock but that of a shared cap; the caller holds the run queue's lock and says what time it is.
  *
  * Every entity has a virtual time that advances while it runs, the slower the larger its weight; the smallest runs next.  One that slept comes
  * back at most a credit before the queue's virtual time: that is its wake-up preference, and it bounds how long it can keep others waiting.
@@ -8,6 +8,7 @@
 #pragma once
 #include "kernel/lib/list.h"
 #include "kernel/lib/pheap.h"
+#include "kernel/sched/sched.h"
 
 enum { SHARE_DEFAULT = 100, SHARE_MAX = 10000 };
 #define RQ_SLICE_NS         4000000ull          /* between peers */
@@ -23,8 +24,8 @@ struct sched_ent {
     struct list wait;                   /* READY: in order of arrival, for balancing */
     uint64_t vtime;                     /* ns at weight 100; absolute on a queue, see rq_leave/rq_join */
     uint64_t wait_start;                /* READY, THROTTLED: since when */
-    uint64_t cap_budget;                /* ns per period; 0: no cap */
-    uint64_t cap_used, cap_period;      /* ns used since the period that began at cap_period */
+    struct sched_cap *cap;              /* its own or a shared one; NULL: no cap.  ns per period; used since the period that began at `period` */
+    struct sched_cap own_cap;
     uint32_t weight, inverse;           /* inverse: 2^20 * 100 / weight */
     uint8_t place;
     bool prefer;                        /* management: wakes before spinning vCPUs */
@@ -40,6 +41,7 @@ struct rq_core {
 
 void ent_init(struct sched_ent *, unsigned weight, unsigned cap, bool prefer);
 void ent_share(struct sched_ent *, unsigned weight, unsigned cap);     /* not READY */
+void ent_share_cap(struct sched_ent *, struct sched_cap *);             /* not READY */
 void ent_ran(struct sched_ent *, uint64_t ns, uint64_t now);
 bool ent_exhausted(struct sched_ent *, uint64_t now);           /* the budget is used up */
 uint64_t ent_budget_left(const struct sched_ent *);             /* ns, after ent_exhausted() of the same moment; ~0: no cap */
@@ -50,6 +52,8 @@ void rq_add(struct rq_core *, struct sched_ent *, uint64_t now, bool may_throttl
 void rq_del(struct rq_core *, struct sched_ent *);
 /* Throttled entities whose budget has returned become READY. */
 void rq_unthrottle(struct rq_core *, uint64_t now);
+/* The first READY one waits while others used up the budget it shares: to THROTTLED with it.  False: it may run. */
+bool rq_throttle_first(struct rq_core *, uint64_t now);
 struct sched_ent *rq_first(const struct rq_core *);             /* READY with the smallest virtual time */
 uint64_t rq_next_unthrottle(const struct rq_core *);            /* ~0: none */
 /* Virtual time of the queue, given what runs (NULL: idle). */

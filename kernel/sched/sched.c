@@ -36,7 +36,7 @@ static void set_slice(struct rq *rq, uint64_t now, bool fresh)
     else if (fresh || rq->slice_end == ~0ull || rq->slice_end <= now)
         rq->slice_end = now + RQ_SLICE_NS;
     look = MIN(look, rq->slice_end);
-    if (t != rq->idle && t->ent.cap_budget) {
+    if (t != rq->idle && t->ent.cap) {
         uint64_t left = ent_budget_left(&t->ent);
         look = MIN(look, now + (left ? left : OVERRUN_NS));
     }
@@ -55,9 +55,17 @@ static bool may_go_on(struct rq *rq, struct thread *t, uint64_t now)
     return t != rq->idle && is_running(t) && may_run_on(t, rq->cpu) && (!ent_exhausted(&t->ent, now) || t->mutexes);
 }
 
+static struct thread *first_ready(struct rq *rq, uint64_t now)
+{
+    struct thread *t;
+    while ((t = thread_of(rq_first(&rq->core))) && unlikely(t->ent.cap) && !t->mutexes && rq_throttle_first(&rq->core, now))
+        ;
+    return t;
+}
+
 static struct thread *pick(struct rq *rq, struct thread *prev, uint64_t now)
 {
-    struct thread *first = thread_of(rq_first(&rq->core));
+    struct thread *first = first_ready(rq, now);
     bool yield = rq->yield;
     rq->yield = false;
     if (may_go_on(rq, prev, now)) {
@@ -69,7 +77,7 @@ static struct thread *pick(struct rq *rq, struct thread *prev, uint64_t now)
     }
     if (!first) {
         runq_steal(rq, now);
-        first = thread_of(rq_first(&rq->core));
+        first = first_ready(rq, now);
     }
     return first ? first : rq->idle;
 }

@@ -13,11 +13,16 @@ struct cpuset { uint64_t bits[MAX_CPUS / 64]; };
  * The scheduler saves and restores FPU state around them by itself (sched_fpu below). */
 struct thread_hooks { void (*put)(void *arg); void (*load)(void *arg, bool migrated); void *arg; };
 
+/* A budget of CPU time, of one thread or shared by several: a VM's vCPUs.  Opaque; the lock is inside a run queue's. */
+struct sched_cap { struct spinlock lock; uint64_t budget, used, period; };
+void sched_cap_init(struct sched_cap *, unsigned percent /* of one CPU; 0 = none */);
+
 struct thread_attr {
     const char *name;
     enum thread_class cls;
     unsigned weight;                    /* 1 .. 10000; 0 = 100 */
     unsigned cap;                       /* percent of one CPU; 0 = none */
+    struct sched_cap *shared_cap;       /* instead of cap, or NULL; must outlive the thread */
     const struct cpuset *cpus;          /* NULL: all; copied; names at least one online CPU */
     const struct thread_hooks *hooks;   /* must outlive the thread */
     void *fpu;                          /* vCPU: its guest XSAVE area (sched_fpu_size() bytes, 64-aligned), NULL: the scheduler's own */

@@ -62,6 +62,8 @@ struct thread *thread_create(const struct thread_attr *a, void (*fn)(void *), vo
     else
         memset(&t->cpus, 0xff, sizeof t->cpus);
     ent_init(&t->ent, a->weight, a->cap, a->cls != THREAD_VCPU);
+    if (a->shared_cap)
+        ent_share_cap(&t->ent, a->shared_cap);
     event_init(&t->done);
     first_frame(t);
     spin_lock(&list_lock);

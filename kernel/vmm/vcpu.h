@@ -88,6 +88,7 @@ _Static_assert(offsetof(struct vcpu, rip) == 128, "entry stubs");
 
 struct vm {
     struct vm_params p;
+    struct sched_cap cap;       /* of all vCPUs together */
     uint64_t serial;            /* 1, 2, …: never reused */
     struct gmem gmem;
     struct ptab nested;         /* under nested_lock; hardware walks it */

@@ -91,6 +91,7 @@ int vm_create(const struct vm_params *p, struct vm **out, char *err, size_t errl
     cond_init(&vm->changed);
     vmclock_init(&vm->clock);
     work_init(&vm->work, carry_out);
+    sched_cap_init(&vm->cap, p->cap);
     e = create_parts(vm);
     if (e) {
         snprintf(err, errlen, "%s: no host memory for the VM's own structures", p->name);
@@ -259,7 +260,7 @@ static int start_threads(struct vm *vm)
         struct vcpu *v = vm->vcpu[i];
         char name[32];
         snprintf(name, sizeof name, "%.20s/%u", vm->p.name, i);
-        struct thread_attr a = { .name = name, .cls = THREAD_VCPU, .weight = vm->p.weight, .cap = vm->p.cap, .hooks = &v->hooks, .fpu = v->fpu };
+        struct thread_attr a = { .name = name, .cls = THREAD_VCPU, .weight = vm->p.weight, .shared_cap = &vm->cap, .hooks = &v->hooks, .fpu = v->fpu };
         atomic_or(&v->requests, REQ_PARK);
         struct thread *t = thread_create(&a, vcpu_main, v);
         if (!t)

@@ -90,6 +90,8 @@ static void run(struct sim *s, struct task *t, unsigned n, uint64_t until)
     while (s->now < until) {
         wake_due(s, t, n);
         rq_unthrottle(&s->rq, s->now);
+        while (rq_throttle_first(&s->rq, s->now))
+            ;
         struct sched_ent *e = rq_first(&s->rq);
         if (!e) {
             s->now = earliest(until, earliest(next_wake(t, n), rq_next_unthrottle(&s->rq)));
@@ -177,6 +179,37 @@ static void caps_hold(void **state)
     near(t[2].ran, 37e9, 1);
 }
 
+/* Three share a budget: half a CPU for all of them, whichever run; a fourth has the rest.  More than one CPU's worth does not limit them here. */
+static void a_shared_cap_holds_for_all(void **state)
+{
+    struct sim s;
+    struct task t[4];
+    struct sched_cap cap;
+    sched_cap_init(&cap, 50);
+    for (unsigned i = 0; i < 4; i++) {
+        task_init(&t[i], 100, 0, false);
+        if (i < 3)
+            ent_share_cap(&t[i].e, &cap);
+    }
+    start(&s, t, 1);
+    run(&s, t, 1, 10 * SECOND);
+    near(t[0].ran, 5e9, 1);                     /* alone it has all of the budget */
+    for (unsigned i = 1; i < 4; i++) {
+        rq_place_woken(&s.rq, &t[i].e);
+        rq_add(&s.rq, &t[i].e, s.now, true);
+    }
+    t[0].ran = 0;
+    run(&s, t, 4, 30 * SECOND);
+    near(t[0].ran + t[1].ran + t[2].ran, 10e9, 1);
+    near(t[3].ran, 10e9, 1);
+    sched_cap_init(&cap, 150);
+    for (unsigned i = 0; i < 4; i++)
+        t[i].ran = 0;
+    run(&s, t, 4, 50 * SECOND);
+    near(t[0].ran, 5e9, 3);
+    near(t[3].ran, 5e9, 3);
+}
+
 static void cap_is_not_saved_up(void **state)
 {
     struct sim s;
@@ -247,7 +280,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(heap_keeps_order), cmocka_unit_test(weights_share_the_cpu), cmocka_unit_test(weight_change_takes_effect),
-        cmocka_unit_test(caps_hold), cmocka_unit_test(cap_is_not_saved_up), cmocka_unit_test(sleepers_wake_first_but_bounded),
+        cmocka_unit_test(caps_hold), cmocka_unit_test(a_shared_cap_holds_for_all), cmocka_unit_test(cap_is_not_saved_up), cmocka_unit_test(sleepers_wake_first_but_bounded),
         cmocka_unit_test(wakers_do_not_starve_spinners), cmocka_unit_test(moving_keeps_the_difference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
