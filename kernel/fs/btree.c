@@ -9,14 +9,12 @@
  * private copy of a shared node gives its children one more parent, then takes one away from the node; in this order, two files
  * may do so at the same time, and whoever brings the count to 0 owes the children theirs (bt_drop).
  */
-#include "kernel/fs/fs_int.h"
+#include "kernel/fs/btree_int.h"
 
 #include <errno.h>
 #include <string.h>
 
 struct path { struct node *n[NODE_MAX_LEVEL + 1]; int i[NODE_MAX_LEVEL + 1]; int depth; };
-
-#define ROOM_ITEMS 3            /* what bt_prepare keeps room for in a leaf */
 
 static void path_put(struct fs *fs, struct path *p)
 {
@@ -25,124 +23,11 @@ static void path_put(struct fs *fs, struct path *p)
     p->depth = 0;
 }
 
-/* ---- Inside of a node ---- */
-
-/* The last position with key <= k; -1: none. */
-static int position(struct node *n, struct fs_key k)
-{
-    int lo = 0, hi = n->hdr.nitems;
-    while (lo < hi) {
-        int mid = (lo + hi) / 2;
-        if (key_cmp(node_key(n, mid), k) <= 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return lo - 1;
-}
-
-static unsigned leaf_used(struct node *n)
-{
-    unsigned sum = sizeof n->hdr + n->hdr.nitems * sizeof(struct node_item);
-    for (int i = 0; i < n->hdr.nitems; i++)
-        sum += node_item(n, i)->len;
-    return sum;
-}
-
-static unsigned node_used(struct node *n)
-{
-    return n->hdr.level ? sizeof n->hdr + n->hdr.nitems * sizeof(struct node_child) : leaf_used(n);
-}
-
-static unsigned max_value(const struct node *n)
-{
-    return n->hdr.kind == NODE_EXT ? sizeof(struct ext_rec) + 4 * EXT_MAX_CSUM : NODE_MAX_VALUE;
-}
-
-static bool fits(struct node *leaf, unsigned len) { return leaf_used(leaf) + sizeof(struct node_item) + len <= FS_BLOCK; }
-
-static bool is_roomy(struct node *n)
-{
-    if (n->hdr.level)
-        return n->hdr.nitems < NODE_MAX_CHILDREN;
-    return leaf_used(n) + ROOM_ITEMS * (sizeof(struct node_item) + max_value(n)) <= FS_BLOCK;
-}
-
-static unsigned values_start(struct node *n)
-{
-    unsigned start = FS_BLOCK;
-    for (int i = 0; i < n->hdr.nitems; i++)
-        start = MIN(start, (unsigned)node_item(n, i)->off);
-    return start;
-}
-
-/* Values move to the end of the block without gaps. */
-static void leaf_pack(struct node *n)
-{
-    uint8_t old[FS_BLOCK];
-    unsigned at = FS_BLOCK;
-    memcpy(old, n->buf, FS_BLOCK);
-    for (int i = 0; i < n->hdr.nitems; i++) {
-        struct node_item *it = node_item(n, i);
-        at -= it->len;
-        memcpy(n->buf + at, old + it->off, it->len);
-        it->off = at;
-    }
-}
-
-static void leaf_remove(struct node *n, int i)
-{
-    memmove(node_item(n, i), node_item(n, i + 1), (n->hdr.nitems - i - 1) * sizeof(struct node_item));
-    n->hdr.nitems--;
-}
-
-static int leaf_insert(struct node *n, int i, struct fs_key key, const void *val, unsigned len)
-{
-    if (leaf_used(n) + sizeof(struct node_item) + len > FS_BLOCK)
-        return -EILSEQ;
-    if (values_start(n) < sizeof n->hdr + (n->hdr.nitems + 1) * sizeof(struct node_item) + len)
-        leaf_pack(n);
-    unsigned off = values_start(n) - len;
-    memmove(node_item(n, i + 1), node_item(n, i), (n->hdr.nitems - i) * sizeof(struct node_item));
-    *node_item(n, i) = (struct node_item){ .key = key, .off = off, .len = len };
-    memcpy(n->buf + off, val, len);
-    n->hdr.nitems++;
-    return 0;
-}
-
-static void inner_insert(struct node *n, int i, struct fs_key key, struct fs_ptr ptr)
-{
-    memmove(node_child(n, i + 1), node_child(n, i), (n->hdr.nitems - i) * sizeof(struct node_child));
-    *node_child(n, i) = (struct node_child){ key, ptr };
-    n->hdr.nitems++;
-}
-
-static void inner_remove(struct node *n, int i)
-{
-    memmove(node_child(n, i), node_child(n, i + 1), (n->hdr.nitems - i - 1) * sizeof(struct node_child));
-    n->hdr.nitems--;
-}
-
-/* Append items [from, end) of src to dst; src may be a clean node and is left alone. */
-static void append_items(struct node *dst, struct node *src, int from)
-{
-    for (int i = from; i < src->hdr.nitems; i++) {
-        if (src->hdr.level) {
-            inner_insert(dst, dst->hdr.nitems, node_child(src, i)->key, node_child(src, i)->ptr);
-        } else {
-            struct node_item *it = node_item(src, i);
-            leaf_insert(dst, dst->hdr.nitems, it->key, src->buf + it->off, it->len);
-        }
-    }
-}
-
-static struct fs_ptr ptr_of(const struct node *n) { return (struct fs_ptr){ n->blk, n->gen }; }
-
 /* ---- Reading ---- */
 
 static int child_index(struct node *n, struct fs_key k)
 {
-    int i = position(n, k);
+    int i = node_position(n, k);
     return i < 0 ? 0 : i;
 }
 
@@ -164,7 +49,7 @@ static int descend(struct btree *b, struct fs_key k, struct path *p)
             return -EILSEQ;
         level = n->hdr.level;
         if (!level) {
-            p->i[p->depth - 1] = position(n, k);
+            p->i[p->depth - 1] = node_position(n, k);
             return 0;
         }
         p->i[p->depth - 1] = child_index(n, k);
@@ -244,158 +129,6 @@ static int find_near(struct btree *b, struct fs_key *key, void *val, unsigned *l
 int bt_ge(struct btree *b, struct fs_key *key, void *val, unsigned *len) { return find_near(b, key, val, len, 1); }
 int bt_le(struct btree *b, struct fs_key *key, void *val, unsigned *len) { return find_near(b, key, val, len, -1); }
 
-/* ---- Sharing ---- */
-
-bool node_is_shared(struct btree *b, struct node *n, int *err)
-{
-    uint64_t gen = atomic_load_relaxed(&b->fs->gen);
-    if (b->kind != NODE_EXT || (n->gen == gen && atomic_load_relaxed(&b->fs->last_clone) != gen))
-        return false;
-    int ref = space_ref(b->fs, n->blk);
-    if (ref < 1)
-        *err = ref ? ref : -EILSEQ;
-    return ref > 1;
-}
-
-enum { REF_ADD, REF_SUB, REF_TOUCH };
-
-static int item_ref(struct fs *fs, struct node *n, int i, int op)
-{
-    struct ext_rec e = { .len = 1 };
-    if (n->hdr.level)
-        e.pblk = node_child(n, i)->ptr.blk;
-    else
-        memcpy(&e, n->buf + node_item(n, i)->off, sizeof e);
-    if (op == REF_TOUCH)
-        return space_touch(fs, e.pblk, e.len);
-    return op == REF_ADD ? space_add(fs, e.pblk, e.len) : space_sub(fs, e.pblk, e.len, NULL);
-}
-
-static int children_touch(struct fs *fs, struct node *n)
-{
-    int err = 0;
-    for (int i = 0; !err && i < n->hdr.nitems; i++)
-        err = item_ref(fs, n, i, REF_TOUCH);
-    return err;
-}
-
-static int children_add(struct fs *fs, struct node *n)
-{
-    int err = children_touch(fs, n), i;
-    for (i = 0; !err && i < n->hdr.nitems; i++)
-        err = item_ref(fs, n, i, REF_ADD);
-    if (err)
-        for (i -= 2; i >= 0; i--)
-            if (item_ref(fs, n, i, REF_SUB))
-                fs_fail(fs, -EILSEQ);
-    return err;
-}
-
-static void drops_queue(struct fs *fs, struct list *drops)
-{
-    spin_lock(&fs->cache_lock);
-    list_splice(&fs->drops, drops);
-    atomic_store_relaxed(&fs->changed, true);
-    spin_unlock(&fs->cache_lock);
-}
-
-static int drop_add(struct list *drops, struct fs_ptr ptr)
-{
-    struct drop *d = kmalloc(sizeof *d);
-    if (!d)
-        return -ENOMEM;
-    d->ptr = ptr;
-    list_append(drops, &d->link);
-    return 0;
-}
-
-int bt_drop(struct fs *fs, struct fs_ptr ptr)
-{
-    struct list one = LIST_INIT(one);
-    int err = drop_add(&one, ptr);
-    if (!err)
-        drops_queue(fs, &one);
-    return err;
-}
-
-/* All memory and tables that dropping a dead node's children takes, before anything is changed. */
-static int drop_prepare(struct fs *fs, struct node *n, struct list *children)
-{
-    int err = space_touch(fs, n->blk, 1);
-    if (!err && !n->hdr.level)
-        err = children_touch(fs, n);
-    for (int i = 0; !err && n->hdr.level && i < n->hdr.nitems; i++)
-        err = drop_add(children, node_child(n, i)->ptr);
-    return err;
-}
-
-static void drops_free(struct list *drops)
-{
-    struct list *l;
-    while ((l = list_pop(drops)))
-        kfree(list_entry(l, struct drop, link));
-}
-
-/* A dead node that is still dirty need not be written any more. */
-static void bury(struct fs *fs, struct node *n, bool died)
-{
-    spin_lock(&fs->cache_lock);
-    atomic_store_relaxed(&fs->changed, true);
-    if (died && n->dirty && n->refs == 1) {
-        n->dirty = false;
-        atomic_store_relaxed(&fs->ndirty, fs->ndirty - 1);
-        list_del(&n->link);
-        list_append(&fs->lru, &n->link);
-    }
-    n->refs--;
-    spin_unlock(&fs->cache_lock);
-}
-
-/* One reference less; with the last one its children lose one each: later, by way of the list, so that depth stays bounded. */
-static int drop_one(struct fs *fs, struct fs_ptr ptr)
-{
-    struct list children = LIST_INIT(children);
-    struct node *n;
-    uint64_t died = 0;
-    int err = node_get(fs, ptr, NODE_EXT, &n);
-    if (err)
-        return err;
-    err = drop_prepare(fs, n, &children);
-    if (!err)
-        err = space_sub(fs, ptr.blk, 1, &died);
-    for (int i = 0; !err && died && !n->hdr.level && i < n->hdr.nitems; i++)
-        if ((err = item_ref(fs, n, i, REF_SUB)))
-            fs_fail(fs, err);
-    if (!err && died)
-        drops_queue(fs, &children);
-    drops_free(&children);
-    bury(fs, n, died);
-    return err;
-}
-
-/* -ENOMEM: some are left and can be run again.  Other errors make the pool read-only. */
-int drops_run(struct fs *fs)
-{
-    int err = 0;
-    while (!err) {
-        spin_lock(&fs->cache_lock);
-        struct list *l = list_pop(&fs->drops);
-        spin_unlock(&fs->cache_lock);
-        if (!l)
-            break;
-        struct drop *d = list_entry(l, struct drop, link);
-        err = drop_one(fs, d->ptr);
-        if (err == -ENOMEM) {
-            spin_lock(&fs->cache_lock);
-            list_push(&fs->drops, l);
-            spin_unlock(&fs->cache_lock);
-            return err;
-        }
-        kfree(d);
-    }
-    return err ? fs_fail(fs, err) : 0;
-}
-
 /* ---- Making a path dirty ---- */
 
 static void set_parent(struct btree *b, struct node *parent, int i, struct fs_ptr ptr)
@@ -420,7 +153,7 @@ static int make_private(struct btree *b, struct txn *t, struct node *parent, int
     err = space_touch(b->fs, old->blk, 1);
     if (!err)
         err = node_new(b->fs, t, b->kind, old->hdr.level, &copy);
-    if (!err && shared && (err = children_add(b->fs, old)))
+    if (!err && shared && (err = bt_children_add(b->fs, old)))
         node_free(b->fs, copy);
     if (err) {
         kfree(d);
@@ -430,13 +163,13 @@ static int make_private(struct btree *b, struct txn *t, struct node *parent, int
     memcpy(copy->buf, old->buf, FS_BLOCK);
     h.nitems = old->hdr.nitems;
     copy->hdr = h;
-    set_parent(b, parent, i, ptr_of(copy));
+    set_parent(b, parent, i, node_ptr(copy));
     if (shared) {
         struct list one = LIST_INIT(one);
-        d->ptr = ptr_of(old);
+        d->ptr = node_ptr(old);
         list_append(&one, &d->link);
         node_put(b->fs, old);
-        drops_queue(b->fs, &one);
+        bt_drops_queue(b->fs, &one);
     } else {
         node_free(b->fs, old);
     }
@@ -464,11 +197,11 @@ static int split(struct btree *b, struct txn *t, struct node *parent, int *i, st
     if (err)
         return err;
     int at = split_at(*n);
-    append_items(right, *n, at);
+    node_append(right, *n, at);
     (*n)->hdr.nitems = at;
     if (!(*n)->hdr.level)
         leaf_pack(*n);
-    inner_insert(parent, *i + 1, node_key(right, 0), ptr_of(right));
+    inner_insert(parent, *i + 1, node_key(right, 0), node_ptr(right));
     if (key_cmp(k, node_key(right, 0)) >= 0) {
         node_put(b->fs, *n);
         *n = right;
@@ -486,8 +219,8 @@ static int heighten(struct btree *b, struct txn *t, struct node *root, struct no
         return -EFBIG;
     int err = node_new(b->fs, t, b->kind, root->hdr.level + 1, out);
     if (!err) {
-        inner_insert(*out, 0, (struct fs_key){ 0, 0 }, ptr_of(root));
-        b->root = ptr_of(*out);
+        inner_insert(*out, 0, (struct fs_key){ 0, 0 }, node_ptr(root));
+        b->root = node_ptr(*out);
     }
     return err;
 }
@@ -497,7 +230,7 @@ static int plant(struct btree *b, struct txn *t)
     struct node *n;
     int err = node_new(b->fs, t, b->kind, 0, &n);
     if (!err) {
-        b->root = ptr_of(n);
+        b->root = node_ptr(n);
         node_put(b->fs, n);
     }
     return err;
@@ -512,7 +245,7 @@ static int prepare(struct btree *b, struct txn *t, struct fs_key k, struct node 
         err = node_get(b->fs, b->root, b->kind, &n);
     while (!err) {
         err = make_private(b, t, parent, i, &n);
-        if (!err && !is_roomy(n)) {
+        if (!err && !node_is_roomy(n)) {
             if (!parent)
                 err = heighten(b, t, n, &parent), i = 0;
             if (!err)
@@ -562,7 +295,7 @@ static struct node *prepared_leaf(struct btree *b, struct fs_key k, unsigned len
     struct node *leaf = NULL;
     int err = 0;
     if (!descend(b, k, &p)) {
-        bool ok = fits(p.n[p.depth - 1], len);
+        bool ok = leaf_fits(p.n[p.depth - 1], len);
         for (int d = 0; d < p.depth; d++)
             ok = ok && p.n[d]->gen == b->fs->gen && !node_is_shared(b, p.n[d], &err) && !err;
         if (ok) {
@@ -579,7 +312,7 @@ int bt_set(struct btree *b, struct txn *t, struct fs_key k, const void *val, uns
     int err = leaf ? 0 : prepare(b, t, k, &leaf);
     if (err)
         return err;
-    int i = position(leaf, k);
+    int i = node_position(leaf, k);
     if (i >= 0 && !key_cmp(node_item(leaf, i)->key, k)) {
         struct node_item *it = node_item(leaf, i);
         if (it->len == len)
@@ -614,7 +347,7 @@ static int private_path(struct btree *b, struct txn *t, struct fs_key k, struct 
         if (err)
             return err;
         p->n[p->depth] = n;
-        p->i[p->depth++] = n->hdr.level ? child_index(n, k) : position(n, k);
+        p->i[p->depth++] = n->hdr.level ? child_index(n, k) : node_position(n, k);
         if (!n->hdr.level)
             return 0;
         ptr = node_child(n, p->i[p->depth - 1])->ptr;
@@ -633,7 +366,7 @@ static void join(struct btree *b, struct node *parent, int i, struct node *n)
         node_put(b->fs, right);
         return;
     }
-    append_items(n, right, 0);
+    node_append(n, right, 0);
     node_free(b->fs, right);
     inner_remove(parent, i + 1);
 }
