@@ -129,7 +129,7 @@ static void arm(struct tmr *t)
     uint64_t earliest = t->config & HPET_TN_PERIODIC ? now + HPET_MIN_PERIOD_NS : now;
     if ((int64_t)(at - earliest) < 0)
         at = earliest;
-    if (t->match - counter(h) < NEVER / HPET_TICK_NS / 2)      /* beyond a century: never */
+    if ((int64_t)(t->match - counter(h)) < (int64_t)(NEVER / HPET_TICK_NS / 2))        /* behind us: at once; beyond a century: never */
         vtimer_arm(&t->timer, at);
     else
         vtimer_cancel(&t->timer);

@@ -180,6 +180,12 @@ void host_clock_advance(uint64_t ns)
     pthread_mutex_unlock(&lock);
 }
 
+void host_clock_slip(uint64_t ns)
+{
+    ASSERT(atomic_load(&manual));
+    atomic_add(&manual_now, ns);
+}
+
 uint64_t host_clock_next(void)
 {
     pthread_mutex_lock(&lock);
