@@ -157,15 +157,11 @@ static struct bus *bar_bus(const struct pci_func *f, const struct pci_bar *bar)
     return bar->flags & PCI_BAR_IO ? f->bus->wires.io : f->bus->wires.mem;
 }
 
-/* Without memory for a new map the BAR stays where it is, and the next change tries again (a region that is gone already does no harm). */
 static void bar_unmap(struct pci_func *f, struct pci_bar *bar)
 {
-    int err = 0;
     for (unsigned i = 0; i < bar->nregions; i++)
-        if (bus_remove(bar_bus(f, bar), bar->at + bar->regions[i].off, bar->regions[i].dev) == -ENOMEM)
-            err = -ENOMEM;
-    if (!err)
-        bar->at = PCI_UNMAPPED;
+        bus_remove(bar_bus(f, bar), bar->at + bar->regions[i].off, bar->regions[i].dev);
+    bar->at = PCI_UNMAPPED;
 }
 
 static void bar_map(struct pci_func *f, struct pci_bar *bar, uint64_t at)
@@ -189,9 +185,24 @@ static bool bar_is_stale(const struct pci_func *f, unsigned n)
     return f->bar[n].size && f->bar[n].at != bar_wanted(f, n);
 }
 
+/* One new map for all that changes; without memory for it the next change shows it. */
+static void begin_remap(struct pci_bus *b)
+{
+    bus_begin(b->wires.mem);
+    bus_begin(b->wires.io);
+}
+
+static void end_remap(struct pci_bus *b)
+{
+    int mem = bus_commit(b->wires.mem), io = bus_commit(b->wires.io);
+    if (mem || io)
+        log_limited(&b->rl, LOG_WARN, "pci", "no memory to move BARs");
+}
+
 /* Everything that must leave its place first, then everything that wants one: a guest may swap two BARs, or free a place that another waits for. */
 static void remap(struct pci_bus *b)
 {
+    begin_remap(b);
     for (unsigned i = 0; i < 256; i++)
         for (unsigned n = 0; b->func[i] && n < 6; n++)
             if (bar_is_stale(b->func[i], n) && b->func[i]->bar[n].at != PCI_UNMAPPED)
@@ -200,6 +211,7 @@ static void remap(struct pci_bus *b)
         for (unsigned n = 0; b->func[i] && n < 6; n++)
             if (bar_is_stale(b->func[i], n) && b->func[i]->bar[n].at == PCI_UNMAPPED && bar_wanted(b->func[i], n) != PCI_UNMAPPED)
                 bar_map(b->func[i], &b->func[i]->bar[n], bar_wanted(b->func[i], n));
+    end_remap(b);
 }
 
 /* ---- Configuration space ---- */
@@ -310,9 +322,11 @@ int pci_plug(struct pci_bus *b, struct pci_func *f, unsigned slot, unsigned fn)
 
 static void unmap_all(struct pci_func *f)
 {
+    begin_remap(f->bus);
     for (unsigned n = 0; n < 6; n++)
         if (f->bar[n].size && f->bar[n].at != PCI_UNMAPPED)
             bar_unmap(f, &f->bar[n]);
+    end_remap(f->bus);
 }
 
 void pci_unplug(struct pci_func *f)

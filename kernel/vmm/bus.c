@@ -13,7 +13,7 @@ struct piece { uint64_t start, size, base; io_fn *fn; void *dev; };
 struct map { struct map *next_retired; uint64_t *seen, version; unsigned n; struct piece piece[]; };
 
 /* A reader is inside dispatch while seq is odd.  A retired map remembers every reader's seq and goes once each odd one has moved on. */
-enum { HINTS = 16 };
+enum { HINTS = 16, RETIRED_MAX = 256 };
 struct reader {
     uint64_t seq;
     uint64_t version;           /* of the map that the hints point into */
@@ -27,7 +27,9 @@ struct bus {
     struct spinlock lock;       /* writers: regions, retired maps */
     struct list regions;        /* in order of claiming */
     struct map *retired;
-    unsigned nreaders;
+    unsigned nretired, nreaders;
+    unsigned batch;             /* bus_begin without its bus_commit */
+    bool stale;                 /* the map is behind the regions */
     struct reader reader[];
 };
 
@@ -154,6 +156,7 @@ static void reclaim(struct bus *b)
         struct map *m = *at;
         if (left_by_all(b, m)) {
             *at = m->next_retired;
+            b->nretired--;
             kfree(m);
         } else {
             at = &m->next_retired;
@@ -163,11 +166,15 @@ static void reclaim(struct bus *b)
 
 /*
  * The writer may itself be a reader (a BAR move), so it never waits: a retired map that somebody may still read is freed by a later change or with the bus.
- * A guest cannot make the list grow: a map is kept only while a reader stays inside the one dispatch it was in when the map was retired.
+ * While one vCPU stays inside a long dispatch another could retire maps without end: beyond RETIRED_MAX changes fail.
  */
 static int publish(struct bus *b)
 {
-    struct map *m = build(b), *old = b->map;
+    b->stale = true;
+    if (b->batch)
+        return 0;
+    reclaim(b);
+    struct map *m = b->nretired < RETIRED_MAX ? build(b) : NULL, *old = b->map;
     if (!m)
         return -ENOMEM;
     atomic_store(&b->map, m);
@@ -176,15 +183,33 @@ static int publish(struct bus *b)
         old->seen[i] = atomic_load(&b->reader[i].seq);
     old->next_retired = b->retired;
     b->retired = old;
+    b->nretired++;
+    b->stale = false;
     reclaim(b);
     return 0;
 }
 
-static struct region *overlapping(struct bus *b, uint64_t base, uint64_t len, const void *except)
+void bus_begin(struct bus *b)
+{
+    spin_lock(&b->lock);
+    b->batch++;
+    spin_unlock(&b->lock);
+}
+
+int bus_commit(struct bus *b)
+{
+    spin_lock(&b->lock);
+    b->batch--;
+    int err = b->stale ? publish(b) : 0;
+    spin_unlock(&b->lock);
+    return err;
+}
+
+static struct region *overlapping(struct bus *b, uint64_t base, uint64_t len)
 {
     struct region *r;
     list_for_each(r, &b->regions, link)
-        if (r != except && !(r->flags & BUS_OVERLAY) && base < r->base + r->len && r->base < base + len)
+        if (!(r->flags & BUS_OVERLAY) && base < r->base + r->len && r->base < base + len)
             return r;
     return NULL;
 }
@@ -212,7 +237,7 @@ int bus_add(struct bus *b, uint64_t base, uint64_t len, io_fn *fn, void *dev, co
         return -ENOMEM;
     *r = (struct region){ .base = base, .len = len, .fn = fn, .dev = dev, .name = name, .flags = flags };
     spin_lock(&b->lock);
-    int err = !(flags & BUS_OVERLAY) && overlapping(b, base, len, NULL) ? -EEXIST : 0;
+    int err = !(flags & BUS_OVERLAY) && overlapping(b, base, len) ? -EEXIST : 0;
     if (!err) {
         list_append(&b->regions, &r->link);
         err = publish(b);
@@ -238,23 +263,6 @@ int bus_remove(struct bus *b, uint64_t base, void *dev)
             list_push(prev, &r->link);
         else
             kfree(r);
-    }
-    spin_unlock(&b->lock);
-    return err;
-}
-
-int bus_move(struct bus *b, uint64_t old_base, uint64_t new_base, void *dev)
-{
-    spin_lock(&b->lock);
-    struct region *r = find(b, old_base, dev);
-    int err = !r ? -ENOENT : !inside(b, new_base, r->len) ? -EINVAL : 0;
-    if (!err && !(r->flags & BUS_OVERLAY) && overlapping(b, new_base, r->len, r))
-        err = -EEXIST;
-    if (!err) {
-        r->base = new_base;
-        err = publish(b);
-        if (err)
-            r->base = old_base;
     }
     spin_unlock(&b->lock);
     return err;

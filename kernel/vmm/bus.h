@@ -3,8 +3,8 @@
  *
  * Unclaimed read = all ones; unclaimed write = dropped; both are counted.  An access that straddles a region's end is split
  * into bytes.  Regions never overlap, except that a later, smaller region may be laid over an earlier one with BUS_OVERLAY (it wins).
- * bus_add/bus_remove/bus_move: thread context or a vCPU inside dispatch (BAR moves); they publish a new map, and the old one is freed after
- * every vCPU has left dispatch.  Lock order: bus writers' lock is taken inside device locks, never the reverse.
+ * bus_add, bus_remove and bus_commit: thread context or a vCPU inside dispatch (BAR moves); they publish a new map, and the old one is freed after
+ * every vCPU has left dispatch.  A bound on maps that wait for that keeps a guest from filling the host's memory with them.  Lock order: bus writers' lock is taken inside device locks, never the reverse.
  */
 #pragma once
 #include "kernel/lib/base.h"
@@ -26,11 +26,13 @@ enum { BUS_OVERLAY = 1 << 0, BUS_QUIET = 1 << 1 /* claimed and ignored on purpos
 
 struct bus *bus_create(const char *name, uint64_t limit /* first address beyond the space */, unsigned nreaders);
 void bus_destroy(struct bus *);
-/* 0; -EEXIST overlaps; -EINVAL outside; -ENOMEM.  name must outlive the region. */
+/* 0; -EEXIST overlaps; -EINVAL outside; -ENOMEM, also when too many old maps are still in use.  name must outlive the region. */
 int  bus_add(struct bus *, uint64_t base, uint64_t len, io_fn *fn, void *dev, const char *name, unsigned flags);
 int  bus_remove(struct bus *, uint64_t base, void *dev);
-/* Moves every region of `dev` that starts at old to new (BAR move), atomically for readers. */
-int  bus_move(struct bus *, uint64_t old_base, uint64_t new_base, void *dev);
+/* Between the two bus_add and bus_remove only note what changes; readers see all of it at once with bus_commit.  May nest.
+ * bus_commit: 0; -ENOMEM: readers see it with the next change, and until then dispatch may still call what was removed. */
+void bus_begin(struct bus *);
+int  bus_commit(struct bus *);
 
 /* Dispatch.  `reader` is the vCPU index (0 .. nreaders-1): one caller at a time per reader.  For reads *data is masked to size. */
 void bus_access(struct bus *, unsigned reader, uint64_t addr, struct io *);

@@ -79,19 +79,30 @@ static void overlays_win_and_uncover(void **state)
     bus_destroy(b);
 }
 
+/* As a BAR move does it. */
+static int move(struct bus *b, uint64_t from, uint64_t to, uint64_t len, io_fn *fn, void *dev)
+{
+    bus_begin(b);
+    int err = bus_remove(b, from, dev);
+    if (!err && (err = bus_add(b, to, len, fn, dev, "moved", 0)))
+        assert_int_equal(bus_add(b, from, len, fn, dev, "back", 0), 0);
+    int late = bus_commit(b);
+    return err ? err : late;
+}
+
 static void moves_are_refused_or_whole(void **state)
 {
     struct bus *b = bus_create("mmio", 1ull << 40, 1);
     struct dev d[2] = { 0 };
     assert_int_equal(bus_add(b, 0x1000, 16, dev_io, &d[0], "a", 0), 0);
     assert_int_equal(bus_add(b, 0x2000, 16, dev_io, &d[1], "b", 0), 0);
-    assert_int_equal(bus_move(b, 0x1000, 0x2008, &d[0]), -EEXIST);
+    assert_int_equal(move(b, 0x1000, 0x2008, 16, dev_io, &d[0]), -EEXIST);
     assert_true(bus_claimed(b, 0x1000));
-    assert_int_equal(bus_move(b, 0x1000, 0x1008, &d[0]), 0);   /* over itself */
+    assert_int_equal(move(b, 0x1000, 0x1008, 16, dev_io, &d[0]), 0);   /* over itself */
     assert_false(bus_claimed(b, 0x1000));
     assert_true(bus_claimed(b, 0x1017));
-    assert_int_equal(bus_move(b, 0x1008, (1ull << 40) - 8, &d[0]), -EINVAL);
-    assert_int_equal(bus_move(b, 0x9999, 0, &d[0]), -ENOENT);
+    assert_int_equal(move(b, 0x1008, (1ull << 40) - 8, 16, dev_io, &d[0]), -EINVAL);
+    assert_int_equal(move(b, 0x9999, 0, 16, dev_io, &d[0]), -ENOENT);
     bus_destroy(b);
 }
 
@@ -101,7 +112,7 @@ static uint64_t self_at;
 static int mover(void *p, struct io *io)
 {
     uint64_t to = self_at ^ 0x10000;
-    assert_int_equal(bus_move(self_bus, self_at, to, p), 0);
+    assert_int_equal(move(self_bus, self_at, to, 16, mover, p), 0);
     self_at = to;
     io->data = 5;
     return 0;
@@ -121,6 +132,36 @@ static void a_handler_may_move_its_region_for_ever(void **state)
     }
     assert_true(port_alloc_count() <= before + 2);      /* retired maps do not pile up */
     bus_destroy(self_bus);
+}
+
+/* A vCPU that stays inside one dispatch while another changes the map for ever: the host's memory is not the guest's. */
+static struct bus *held_bus;
+static int holder(void *p, struct io *io)
+{
+    unsigned long before = port_alloc_count();
+    int err = 0, changes = 0;
+    while (!err && changes < 100000) {
+        bus_begin(held_bus);
+        assert_int_equal(bus_remove(held_bus, 0x2000, p), 0);
+        assert_int_equal(bus_add(held_bus, 0x2000, 16, dev_io, p, "h", 0), 0);
+        err = bus_commit(held_bus);
+        changes++;
+    }
+    assert_int_equal(err, -ENOMEM);
+    assert_true(port_alloc_count() - before < 300);
+    return 0;
+}
+
+static void a_held_dispatch_keeps_few_maps(void **state)
+{
+    held_bus = bus_create("mmio", 1ull << 40, 2);
+    struct dev d = { .reg = { 0 } };
+    assert_int_equal(bus_add(held_bus, 0x1000, 16, holder, &d, "h", 0), 0);
+    assert_int_equal(bus_add(held_bus, 0x2000, 16, dev_io, &d, "h", 0), 0);
+    get(held_bus, 0x1000, 1);
+    assert_int_equal(bus_remove(held_bus, 0x2000, &d), 0);      /* outside: all is well again */
+    assert_false(bus_claimed(held_bus, 0x2000));
+    bus_destroy(held_bus);
 }
 
 /* Readers on all sides while a writer moves regions about: each read hits the region whole or not at all. */
@@ -148,7 +189,8 @@ static void readers_race_with_moves(void **state)
     for (unsigned i = 0; i < 3; i++)
         t[i] = thread_start("reader", reader, (void *)(uintptr_t)i);
     for (int i = 0; i < 3000; i++) {
-        assert_int_equal(bus_move(race_bus, i % 2 ? 0x5000 : 0x1000, i % 2 ? 0x1000 : 0x5000, &dev), 0);
+        int err = move(race_bus, i % 2 ? 0x5000 : 0x1000, i % 2 ? 0x1000 : 0x5000, 16, constant, &dev);
+        assert_true(!err || err == -ENOMEM);            /* a reader that stands still inside holds all maps since */
     }
     atomic_store(&race_stop, 1u);
     for (unsigned i = 0; i < 3; i++)
@@ -166,8 +208,12 @@ static void no_memory_changes_nothing(void **state)
         assert_int_equal(bus_add(b, 0x200, 4, dev_io, &d, "b", 0), -ENOMEM);
         port_fail_alloc_after(0);
         assert_int_equal(bus_remove(b, 0x100, &d), -ENOMEM);
-        assert_int_equal(bus_move(b, 0x100, 0x300, &d), -ENOMEM);
+        bus_begin(b);
+        assert_int_equal(bus_remove(b, 0x100, &d), 0);
+        assert_int_equal(bus_commit(b), -ENOMEM);       /* not seen yet */
         port_fail_alloc_after(-1);
+        assert_true(bus_claimed(b, 0x100));
+        assert_int_equal(bus_add(b, 0x100, 4, dev_io, &d, "a", 0), 0);
         assert_true(bus_claimed(b, 0x100) && !bus_claimed(b, 0x200) && !bus_claimed(b, 0x300));
     }
     bus_destroy(b);
@@ -178,6 +224,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(finds_regions_and_nothing), cmocka_unit_test(overlays_win_and_uncover), cmocka_unit_test(moves_are_refused_or_whole),
         cmocka_unit_test(a_handler_may_move_its_region_for_ever), cmocka_unit_test(readers_race_with_moves), cmocka_unit_test(no_memory_changes_nothing),
+        cmocka_unit_test(a_held_dispatch_keeps_few_maps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
