@@ -113,6 +113,12 @@ gpa_t load_info_place(const struct elf_seg *seg, int n, uint64_t len)
     return 0;
 }
 
+int load_string(struct load *l, gpa_t at, const char *text, size_t room)
+{
+    size_t len = text ? strnlen(text, room - 1) : 0;
+    return gmem_write(l->gmem, at, text ? text : "", len) || gmem_zero(l->gmem, at + len, 1) ? -EFAULT : 0;
+}
+
 /* ---- ELF ---- */
 
 /* A program header of either class, widened; false: outside the file. */

@@ -28,6 +28,7 @@ struct load {
     size_t kernel_len;
     const uint8_t *initrd;
     size_t initrd_len;                  /* 0: none */
+    const char *initrd_name;            /* the string of the first module; NULL: "" */
     const char *cmdline;
     uint64_t ram;
     gpa_t rsdp;
@@ -81,6 +82,9 @@ int  load_elf_parse(struct load *, struct elf_image *);
 int  load_segments(struct load *, const struct elf_seg *, int n);
 /* A page-aligned hole of `len` bytes in conventional memory for boot information, clear of all segments; 0: none. */
 gpa_t load_info_place(const struct elf_seg *, int n, uint64_t len);
+
+/* Zero-terminated and cut to `room`; NULL: "".  0; -EFAULT without a sentence. */
+int  load_string(struct load *, gpa_t at, const char *text, size_t room);
 
 /* Flat 32-bit protected mode, paging off; or 64-bit mode with 4 GiB mapped one to one.  `work`: LOAD_GDT_BYTES / LOAD_LONG_BYTES of page-aligned RAM. */
 #define LOAD_GDT_BYTES  0x1000u

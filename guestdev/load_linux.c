@@ -97,7 +97,7 @@ static void build_params(const struct load *l, const struct linux_setup_header *
 static int write_all(struct load *l, const struct plan *p, const uint8_t params[LINUX_BP_BYTES])
 {
     int err = gmem_write(l->gmem, AT_PARAMS, params, LINUX_BP_BYTES);
-    err = err ? err : gmem_write(l->gmem, AT_CMDLINE, l->cmdline, strlen(l->cmdline) + 1);
+    err = err ? err : load_string(l, AT_CMDLINE, l->cmdline, CMDLINE_ROOM);
     err = err ? err : gmem_write(l->gmem, p->at, l->kernel + p->file_off, p->size);
     if (!err && p->initrd)
         err = gmem_write(l->gmem, p->initrd, l->initrd, l->initrd_len);

@@ -6,7 +6,7 @@
 #include "kernel/hw/multiboot.h"
 
 /* Boot information in conventional memory. */
-enum { AT_GDT = 0, AT_INFO = 0x1000, AT_MODS = 0x1100, AT_NAME = 0x1180, AT_MMAP = 0x1200, AT_CMDLINE = 0x2000, INFO_BYTES = 0x3000 };
+enum { AT_GDT = 0, AT_INFO = 0x1000, AT_MODS = 0x1100, AT_NAME = 0x1180, AT_MMAP = 0x1200, AT_STRING = 0x1400, AT_CMDLINE = 0x2000, INFO_BYTES = 0x3000 };
 
 static bool find_header(const uint8_t *k, size_t len, struct multiboot_header *h, size_t *at)
 {
@@ -88,12 +88,13 @@ static int write_info(struct load *l, gpa_t info, uint64_t module)
         .cmdline = (uint32_t)info + AT_CMDLINE, .mods_addr = (uint32_t)info + AT_MODS, .mods_count = module ? 1 : 0,
         .mmap_addr = (uint32_t)info + AT_MMAP, .mmap_length = build_mmap(l, mmap), .boot_loader_name = (uint32_t)info + AT_NAME,
     };
-    struct multiboot_mod mod = { (uint32_t)module, (uint32_t)(module + l->initrd_len), (uint32_t)info + AT_NAME + sizeof name - 1 /* "" */, 0 };
+    struct multiboot_mod mod = { (uint32_t)module, (uint32_t)(module + l->initrd_len), (uint32_t)info + AT_STRING, 0 };
     int err = gmem_write(l->gmem, info + AT_INFO, &mi, sizeof mi);
     err = err ? err : gmem_write(l->gmem, info + AT_MODS, &mod, sizeof mod);
     err = err ? err : gmem_write(l->gmem, info + AT_NAME, name, sizeof name);
     err = err ? err : gmem_write(l->gmem, info + AT_MMAP, mmap, mi.mmap_length);
-    err = err ? err : gmem_write(l->gmem, info + AT_CMDLINE, l->cmdline, strlen(l->cmdline) + 1);
+    err = err ? err : load_string(l, info + AT_STRING, l->initrd_name, AT_CMDLINE - AT_STRING);
+    err = err ? err : load_string(l, info + AT_CMDLINE, l->cmdline, INFO_BYTES - AT_CMDLINE);
     if (!err && module)
         err = gmem_write(l->gmem, module, l->initrd, l->initrd_len);
     return err ? load_fail(l, -EFAULT, "guest memory for boot information cannot be written") : 0;

@@ -5,7 +5,7 @@
 #include "guestdev/load.h"
 #include "kernel/hw/pvh.h"
 
-enum { AT_GDT = 0, AT_INFO = 0x1000, AT_MODS = 0x1100, AT_MMAP = 0x1200, AT_CMDLINE = 0x2000, INFO_BYTES = 0x3000 };
+enum { AT_GDT = 0, AT_INFO = 0x1000, AT_MODS = 0x1100, AT_MMAP = 0x1200, AT_STRING = 0x1400, AT_CMDLINE = 0x2000, INFO_BYTES = 0x3000 };
 
 bool load_pvh_is(const uint8_t *k, size_t len)
 {
@@ -55,11 +55,12 @@ static int write_info(struct load *l, gpa_t info, uint64_t initrd)
         .magic = HVM_START_MAGIC, .version = 1, .nr_modules = initrd ? 1 : 0, .modlist_paddr = initrd ? info + AT_MODS : 0,
         .cmdline_paddr = info + AT_CMDLINE, .rsdp_paddr = l->rsdp, .memmap_paddr = info + AT_MMAP, .memmap_entries = (uint32_t)n,
     };
-    struct hvm_modlist_entry mod = { .paddr = initrd, .size = l->initrd_len };
+    struct hvm_modlist_entry mod = { .paddr = initrd, .size = l->initrd_len, .cmdline_paddr = info + AT_STRING };
     int err = gmem_write(l->gmem, info + AT_INFO, &si, sizeof si);
     err = err ? err : gmem_write(l->gmem, info + AT_MODS, &mod, sizeof mod);
     err = err ? err : gmem_write(l->gmem, info + AT_MMAP, mmap, (size_t)n * sizeof mmap[0]);
-    err = err ? err : gmem_write(l->gmem, info + AT_CMDLINE, l->cmdline, strlen(l->cmdline) + 1);
+    err = err ? err : load_string(l, info + AT_STRING, l->initrd_name, AT_CMDLINE - AT_STRING);
+    err = err ? err : load_string(l, info + AT_CMDLINE, l->cmdline, INFO_BYTES - AT_CMDLINE);
     if (!err && initrd)
         err = gmem_write(l->gmem, initrd, l->initrd, l->initrd_len);
     return err ? load_fail(l, -EFAULT, "guest memory for boot information cannot be written") : 0;

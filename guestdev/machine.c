@@ -461,7 +461,7 @@ static int load(struct machine *m, bool check_only, char *err, size_t errlen)
 {
     struct load l = {
         .gmem = vm_gmem(m->vm), .kernel = m->cfg.kernel.data, .kernel_len = m->cfg.kernel.len, .initrd = m->cfg.initrd.data,
-        .initrd_len = m->cfg.initrd.len, .cmdline = m->cfg.cmdline, .ram = m->cfg.vm.ram, .rsdp = BIOS_AREA, .check_only = check_only,
+        .initrd_len = m->cfg.initrd.len, .initrd_name = m->cfg.initrd_name, .cmdline = m->cfg.cmdline, .ram = m->cfg.vm.ram, .rsdp = BIOS_AREA, .check_only = check_only,
         .err = err, .errlen = errlen,
     };
     int e = load_kernel(&l);
@@ -565,7 +565,7 @@ int machine_create(const struct machine_config *cfg, struct machine **out, char 
     if (!m)
         return fail(err, errlen, -ENOMEM, cfg->vm.name);
     m->cfg = *cfg;
-    m->cfg.cmdline[sizeof m->cfg.cmdline - 1] = 0;
+    m->cfg.cmdline[sizeof m->cfg.cmdline - 1] = m->cfg.initrd_name[sizeof m->cfg.initrd_name - 1] = 0;
     mutex_init(&m->apic_lock);
     int e = check_width(cfg, err, errlen);
     if (!e)

@@ -16,6 +16,7 @@ struct machine_config {
     struct vm_params vm;
     struct machine_blob kernel;         /* bzImage, PVH ELF, multiboot ELF: told apart by content */
     struct machine_blob initrd;         /* or first multiboot module; len 0: none */
+    char initrd_name[128];              /* the string that goes with the module */
     char cmdline[2048];
     struct machine_disk disks[MACHINE_MAX_DISKS];
     int ndisks;

@@ -326,6 +326,7 @@ static int fill_config(struct guest *g, struct machine_config *c, struct fail *f
         if ((code = load_image(d->initrd, &img, f)))
             return code;
         c->initrd = (struct machine_blob){ img.data, img.len };
+        snprintf(c->initrd_name, sizeof c->initrd_name, "%s", d->initrd);
     }
     for (c->ndisks = 0; c->ndisks < (int)d->ndisks; c->ndisks++)
         if ((code = open_disk(g, (unsigned)c->ndisks, &c->disks[c->ndisks], f)))

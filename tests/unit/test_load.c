@@ -31,7 +31,7 @@ static struct load with(const void *kernel, size_t len)
     static uint8_t initrd[5000];
     memset(initrd, 0x1d, sizeof initrd);
     memset(err, 0, sizeof err);
-    return (struct load){ .gmem = &g->gmem, .kernel = kernel, .kernel_len = len, .initrd = initrd, .initrd_len = sizeof initrd, .cmdline = "a=1 b",
+    return (struct load){ .gmem = &g->gmem, .kernel = kernel, .kernel_len = len, .initrd = initrd, .initrd_len = sizeof initrd, .initrd_name = "dir/first.mod", .cmdline = "a=1 b",
                           .ram = RAM, .rsdp = BIOS_AREA, .err = err, .errlen = sizeof err };
 }
 
@@ -190,6 +190,7 @@ static void pvh(void **state)
     assert_int_equal(si.nr_modules, 1);
     get(si.modlist_paddr, &mod, sizeof mod);
     expect_initrd(mod.paddr, mod.size);
+    expect_text(mod.cmdline_paddr, "dir/first.mod");
     struct hvm_memmap_entry e;
     get(si.memmap_paddr, &e, sizeof e);
     assert_int_equal(e.size, CONV_MEM_END);
@@ -227,6 +228,7 @@ static void multiboot64(void **state)
     get(mi.mods_addr, &mod, sizeof mod);
     assert_int_equal(mod.start, 0x203000);
     expect_initrd(mod.start, mod.end - mod.start);
+    expect_text(mod.string, "dir/first.mod");
     uint64_t seen = 0;
     for (uint32_t at = 0; at < mi.mmap_length; at += e.size + 4) {
         get(mi.mmap_addr + at, &e, sizeof e);
