@@ -10,6 +10,7 @@ MAKEFLAGS += --no-builtin-rules
 B := $(if $(DEBUG),build/debug,build)
 DEPS ?= build/deps
 NEWLIB := $(DEPS)/newlib/x86_64-elf
+LIBS := $(NEWLIB)/lib/libc.a $(DEPS)/zlib/lib/libz.a $(DEPS)/libzstd/lib/libzstd.a
 
 core :=
 hosted :=
@@ -34,6 +35,7 @@ CC := gcc
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-unused-parameter -Werror
 LANG_FLAGS := -std=gnu11 -O2 -g -I. -fno-strict-aliasing -fwrapv
 KERNEL_FLAGS := $(LANG_FLAGS) $(WARN) -I$(if $(DEBUG),tests/host/inline,kernel/sched/inline) -ffreestanding -fbuiltin -nostdinc -isystem $(shell $(CC) -print-file-name=include) -isystem $(NEWLIB)/include \
+  -isystem $(DEPS)/zlib/include -isystem $(DEPS)/libzstd/include \
   -mno-red-zone -fno-pic -fno-pie -mcmodel=kernel -fcf-protection=none -fno-asynchronous-unwind-tables -fno-omit-frame-pointer -momit-leaf-frame-pointer \
   -mstack-protector-guard=tls -mstack-protector-guard-reg=gs -mstack-protector-guard-offset=40 -fstack-protector-strong \
   -ffunction-sections -fdata-sections -U__linux__ -U__gnu_linux__ -U__linux -Ulinux -U__unix__ -U__unix -Uunix
@@ -42,18 +44,18 @@ CORE_FLAGS := -mgeneral-regs-only -mcrc32 -include kernel/lib/intio.h
 core_obj := $(patsubst %,$(B)/core/%.o,$(basename $(core) $(hosted)))
 service_obj := $(patsubst %,$(B)/service/%.o,$(basename $(service)))
 
-$(B)/core/%.o: %.c $(NEWLIB)/lib/libc.a Makefile
+$(B)/core/%.o: %.c $(LIBS) Makefile
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(KERNEL_FLAGS) $(CORE_FLAGS) -MMD -MP -c $< -o $@
 $(B)/core/%.o: %.S
 	@mkdir -p $(@D)
 	$(Q)$(CC) -I. -g -ffreestanding -D__ASSEMBLY__ -MMD -MP -c $< -o $@
-$(B)/service/%.o: %.c $(NEWLIB)/lib/libc.a Makefile
+$(B)/service/%.o: %.c $(LIBS) Makefile
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(KERNEL_FLAGS) -MMD -MP -c $< -o $@
 
-$(B)/joist.elf: linker.ld $(core_obj) $(service_obj) $(NEWLIB)/lib/libc.a
-	$(Q)scripts/link-kernel $@ linker.ld $(core_obj) $(service_obj) $(NEWLIB)/lib/libc.a
+$(B)/joist.elf: linker.ld $(core_obj) $(service_obj) $(LIBS)
+	$(Q)scripts/link-kernel $@ linker.ld $(core_obj) $(service_obj) $(LIBS)
 
 # ---- The same sources on Linux ----
 HOST_FLAGS := $(LANG_FLAGS) $(WARN) -Itests/host/inline -O1 -fno-omit-frame-pointer -pthread -D_GNU_SOURCE -Wno-missing-prototypes

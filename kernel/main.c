@@ -11,6 +11,7 @@
 #include "drivers/uart16550.h"
 #include "kernel/console/console.h"
 #include "kernel/host_boot.h"
+#include "kernel/image_selftest.h"
 #include "kernel/lib/log.h"
 #include "kernel/mm/page.h"
 #include "kernel/sched/sched.h"
@@ -242,6 +243,8 @@ static void init_thread(void *arg)
         fbcon_selftest();
     virt_init(guest_phys_bits(), !bootinfo_option(&boot, "noapicv", v, sizeof(v)));
     host_find_images();
+    if (option_is("selftest", "image"))
+        image_selftest();
     log_info("boot", "ready %llu ms after entry", (unsigned long long)(clock_ns() / 1000000));
     mgmt_start();
     if (bootinfo_option(&boot, "fault", v, sizeof(v)) && !log_has_previous())   /* once: not again after the reset it led to */

@@ -1,5 +1,5 @@
 # The storage half as Linux programs: host tools (make tools) and the long tests, optimised and without sanitizers.
-storage_src := $(filter kernel/block/% kernel/fs/%,$(hosted)) kernel/lib/crc.c kernel/lib/iov.c $(wildcard tests/host/port_*.c) tests/host/log_stub.c tests/host/inflate_host.c
+storage_src := $(filter kernel/block/% kernel/fs/%,$(hosted)) kernel/lib/crc.c kernel/lib/iov.c $(wildcard tests/host/port_*.c) tests/host/log_stub.c
 storage_test_src := tests/host/mem_blk.c tests/host/fs_model.c tools/hostfile.c
 storage_progs := $(patsubst tests/storage/%.c,$(B)/storage/%,$(wildcard tests/storage/*.c))
 storage_tools := $(patsubst tools/%.c,$(B)/%,$(wildcard tools/joist*.c))
@@ -15,7 +15,8 @@ $(B)/opt/storage.a: $(patsubst %.c,$(B)/opt/%.o,$(storage_src))
 $(B)/storage/%: $(B)/opt/tests/storage/%.o $(patsubst %.c,$(B)/opt/%.o,$(storage_test_src)) $(B)/opt/storage.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(STORAGE_FLAGS) $^ $(STORAGE_LIBS) -o $@
-$(storage_tools): $(B)/%: $(B)/opt/tools/%.o $(patsubst %.c,$(B)/opt/%.o,$(filter-out $(storage_tools:$(B)/%=tools/%.c),$(wildcard tools/*.c))) $(B)/opt/storage.a
+$(B)/joistimg: $(patsubst %,$(B)/opt/tools/%.o,img imgcopy imginfo pack)
+$(storage_tools): $(B)/%: $(B)/opt/tools/%.o $(B)/opt/tools/hostfile.o $(B)/opt/storage.a
 	$(Q)$(CC) $(STORAGE_FLAGS) $^ $(STORAGE_LIBS) -o $@
 
 

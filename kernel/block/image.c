@@ -44,6 +44,13 @@ int file_extend(struct blk *b, uint64_t size)
     return size > b->size ? blk_resize(b, ALIGN_UP(size, (uint64_t)b->limits.block)) : 0;
 }
 
+/* A disk keeps its size, and need only be large enough. */
+int file_resize(struct blk *b, uint64_t size)
+{
+    int err = blk_resize(b, ALIGN_UP(size, (uint64_t)b->limits.block));
+    return err == -ENOTSUP && size <= b->size ? 0 : err;
+}
+
 int file_write(struct blk *b, uint64_t off, const void *buf, size_t len)
 {
     int err = file_extend(b, off + len);
@@ -210,7 +217,11 @@ static void image_thread(void *arg)
 
 static void image_submit(struct blk *b, struct blk_req *r) { mapped_submit(&image_of(b)->m, r, b->limits.block); }
 
-static int image_blk_resize(struct blk *b, uint64_t size) { return image_resize(b, size, false); }
+static int image_blk_resize(struct blk *b, uint64_t size)
+{
+    struct image_env env = { .open = NULL };
+    return image_resize(b, size, false, &env);
+}
 
 static void image_close(struct blk *b)
 {
@@ -264,20 +275,23 @@ int image_ready(struct image *img, const char *kind)
 
 static struct image *as_image(struct blk *b) { return b->ops == &image_blk_ops ? image_of(b) : NULL; }
 
-int image_resize(struct blk *b, uint64_t size, bool shrink)
+int image_resize(struct blk *b, uint64_t size, bool shrink, struct image_env *env)
 {
     struct image *img = as_image(b);
+    env->error[0] = 0;
     if (b->limits.read_only)
         return -EROFS;
     if (size < b->size && !shrink)
-        return -EINVAL;
+        return image_refuse(env, -EINVAL, "the image would shrink, and lose what lies behind its new end");
     if (!img)
         return blk_resize(b, size);
     size = ALIGN_UP(size, (uint64_t)b->limits.block);
     mutex_lock(&img->lock);
     mapped_gate(&img->m);
     mapped_forget(&img->m, 0, UINT64_MAX / 2);
-    int err = img->failed ? img->failed : img->ops->resize ? img->ops->resize(img, size) : -ENOTSUP;
+    int err = img->failed;
+    if (!err)
+        err = img->ops->resize ? img->ops->resize(img, size, env) : image_refuse(env, -ENOTSUP, "%s images cannot be resized; convert it", b->kind);
     if (!err)
         b->size = size;
     mapped_ungate(&img->m);
@@ -295,6 +309,17 @@ int image_info(struct blk *b, struct image_info *info)
     if (img && img->ops->info)
         img->ops->info(img, info);
     return 0;
+}
+
+int image_snapshot(struct blk *b, int i, struct image_snapshot *out)
+{
+    struct image *img = as_image(b);
+    if (!img || !img->ops->snapshot)
+        return -ENOENT;
+    mutex_lock(&img->lock);
+    int err = img->ops->snapshot(img, i, out);
+    mutex_unlock(&img->lock);
+    return err;
 }
 
 int image_check(struct blk *b, unsigned fix, struct image_check *c)
@@ -327,16 +352,20 @@ int image_map(struct blk *b, uint64_t off, uint64_t *len, unsigned *what, uint64
     return err;
 }
 
-int image_write_compressed(struct blk *b, uint64_t off, const void *buf, size_t len)
+int image_write_packed(struct blk *b, uint64_t off, const void *packed, size_t n)
 {
     struct image *img = as_image(b);
-    if (!img || !img->ops->write_compressed)
+    if (!img || !img->ops->write_packed)
         return -ENOTSUP;
     if (b->limits.read_only)
         return -EROFS;
+    if (off >= b->size)
+        return -EINVAL;
     mutex_lock(&img->lock);
-    int err = img->failed ? img->failed : img->ops->write_compressed(img, off, buf, len);
-    mapped_forget(&img->m, off, len);
+    mapped_gate(&img->m);
+    int err = img->failed ? img->failed : img->ops->write_packed(img, off, packed, n);
+    mapped_forget(&img->m, off, img->cluster);
+    mapped_ungate(&img->m);
     mutex_unlock(&img->lock);
     return err;
 }
@@ -399,7 +428,7 @@ int image_create(enum image_format f, struct blk *file, const struct image_opts 
 {
     env->error[0] = 0;
     switch (f) {
-    case IMAGE_RAW:   return blk_resize(file, ALIGN_UP(o->size, 512ull));
+    case IMAGE_RAW:   return file_resize(file, o->size);
     case IMAGE_QCOW2: return qcow2_create(file, o, env);
     case IMAGE_VDI:   return vdi_create(file, o, env);
     case IMAGE_VMDK:  return vmdk_create(file, o, env);

@@ -22,7 +22,10 @@ struct image_env {
     int depth;                  /* of the backing chain so far */
 };
 
-enum { IMAGE_WRITE = 1, IMAGE_NO_BACKING = 2 };
+enum {
+    IMAGE_WRITE = 1, IMAGE_NO_BACKING = 2,
+    IMAGE_REPAIR = 4,           /* with IMAGE_WRITE: for image_check alone; opens what is marked corrupt or in use, too */
+};
 
 /* The image owns `file` from then on and closes it, on error too.  The result's size is the virtual size. */
 int image_open(enum image_format, struct blk *file, unsigned flags, struct image_env *, struct blk **out);
@@ -42,7 +45,7 @@ struct image_opts {
     enum image_format backing_format;
     /* vdi, vmdk */
     bool fixed;                 /* vdi: fixed; vmdk: monolithic flat */
-    bool stream;                /* vmdk: stream-optimised: only image_write_compressed, then close */
+    bool stream;                /* vmdk: stream-optimised: refused, they can only be read */
     const char *flat_name;      /* vmdk flat: name of the extent file as the descriptor states it */
 };
 /* Makes an empty image in `file`, which is resized as needed; not closed. */
@@ -56,9 +59,15 @@ struct image_info {
     enum image_format backing_format;
     int version, refcount_bits, snapshots;
     bool lazy_refcounts, zstd, dirty, corrupt, compressed, fixed;
-    char subformat[32];         /* vmdk create type */
+    /* vmdk */
+    char subformat[32];         /* create type */
+    uint32_t cid, parent_cid;
+    char extent[256];           /* monolithic flat: the name of its data's file */
 };
 int image_info(struct blk *image, struct image_info *);
+
+struct image_snapshot { char id[128], name[256]; uint64_t state_size, date_sec, date_nsec, clock_ns, icount /* UINT64_MAX: none */; };
+int image_snapshot(struct blk *image, int i, struct image_snapshot *);      /* -ENOENT: there are not so many */
 
 struct image_check {
     uint64_t corruptions, leaks, errors_fixed, leaks_fixed;
@@ -73,10 +82,11 @@ int image_check(struct blk *image, unsigned fix, struct image_check *);        /
 enum { EXTENT_DATA = 1, EXTENT_ZERO = 2 /* reads as zeroes */, EXTENT_BACKING = 4 /* not in this image */, EXTENT_COMPRESSED = 8 };
 int image_map(struct blk *image, uint64_t off, uint64_t *len, unsigned *what, uint64_t *at);
 
-/* One whole cluster, stored compressed if that saves space (qcow2, VMDK stream).  -ENOTSUP otherwise. */
-int image_write_compressed(struct blk *image, uint64_t off, const void *buf, size_t len);
-/* Shrinking loses what is behind the new end: allowed only with `shrink`. */
-int image_resize(struct blk *image, uint64_t size, bool shrink);
+/* One whole cluster, which the caller has compressed to n bytes, fewer than the cluster's: raw deflate with a window of 4 KiB, or zstd
+ * if image_info says so.  For qcow2; -ENOTSUP otherwise. */
+int image_write_packed(struct blk *image, uint64_t off, const void *packed, size_t n);
+/* Shrinking loses what is behind the new end: allowed only with `shrink`.  env: for the sentence. */
+int image_resize(struct blk *image, uint64_t size, bool shrink, struct image_env *env);
 /* Plain reading and writing from a thread that can wait, without the request engine between. */
 int image_pread(struct blk *image, uint64_t off, void *buf, size_t len);
 int image_pwrite(struct blk *image, uint64_t off, const void *buf, size_t len);

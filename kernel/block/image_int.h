@@ -14,11 +14,12 @@ struct image_ops {
     /* Make the cluster of off writable in place (allocated, ours, all of it written but for [off, off+len)) and write. */
     int (*write)(struct image *, uint64_t off, const void *buf, size_t *len);
     int (*discard)(struct image *, uint64_t off, uint64_t len, bool keep);              /* whole clusters read as zeroes */
-    int (*write_compressed)(struct image *, uint64_t off, const void *buf, size_t len);
+    int (*write_packed)(struct image *, uint64_t off, const void *packed, size_t n);   /* one cluster */
     int (*flush)(struct image *);                                                       /* all metadata durable */
-    int (*resize)(struct image *, uint64_t size);
+    int (*resize)(struct image *, uint64_t size, struct image_env *);
     int (*check)(struct image *, unsigned fix, struct image_check *);
     void (*info)(struct image *, struct image_info *);
+    int (*snapshot)(struct image *, int i, struct image_snapshot *);
     void (*fini)(struct image *);                                                       /* frees the format's own */
 };
 
@@ -49,6 +50,7 @@ int image_read_backing(struct image *, uint64_t off, void *buf, size_t len);
 int file_read(struct blk *, uint64_t off, void *buf, size_t len);       /* beyond the end: zeroes */
 int file_write(struct blk *, uint64_t off, const void *buf, size_t len);
 int file_extend(struct blk *, uint64_t size);
+int file_resize(struct blk *, uint64_t size);
 
 __printf_like(3, 4) int image_refuse(struct image_env *, int err, const char *fmt, ...);
 

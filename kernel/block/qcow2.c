@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define MAX_L1_BYTES (64u << 20)
 #define MAX_RT_BYTES (16u << 20)
 #define RUN_BYTES    (1u << 20)         /* allocated at once */
 
@@ -247,29 +246,25 @@ static int pack(struct qcow2 *q, uint64_t n, uint64_t *off)
     return 0;
 }
 
-static int qcow2_write_compressed(struct image *img, uint64_t off, const void *buf, size_t len)
+static int qcow2_write_packed(struct image *img, uint64_t off, const void *packed, size_t n)
 {
     struct qcow2 *q = qcow2_of(img);
     uint64_t at, e, to;
-    if (off & (cluster_size(q) - 1) || len != cluster_size(q))
+    if (off & (cluster_size(q) - 1) || !n || n >= cluster_size(q))
         return -EINVAL;
-    uint8_t *small = kmalloc(len);
-    int64_t n = small ? codec_compress(q->zstd ? CODEC_ZSTD : CODEC_DEFLATE, buf, len, small, len - 1) : -ENOMEM;
-    int err = n < 0 ? n : l2_place(q, off, true, &at);
+    int err = l2_place(q, off, true, &at);
     if (!err)
         err = l2_get(q, at, &e);
     if (!err)
         err = pack(q, n, &to);
     if (!err)
-        err = file_write(img->file, to, small, n);
+        err = file_write(img->file, to, packed, n);
     if (!err) {
         uint64_t sectors = ((to + n - 1) >> 9) - (to >> 9);
         err = l2_set(q, at, QCOW_COMPRESSED | sectors << (62 - (q->bits - 8)) | to);
-        release(q, e);
     }
-    kfree(small);
-    if (err == -ENOSPC && n == -ENOSPC)
-        err = image_write_locked(img, off, buf, MIN(len, img->blk.size - off));
+    if (!err)
+        release(q, e);
     return err;
 }
 
@@ -320,12 +315,14 @@ static int clear_tail(struct qcow2 *q, uint64_t old, uint64_t size)
     return err;
 }
 
-static int qcow2_resize(struct image *img, uint64_t size)
+static int qcow2_resize(struct image *img, uint64_t size, struct image_env *env)
 {
     struct qcow2 *q = qcow2_of(img);
     uint64_t old = img->blk.size, per = 1ull << (2 * q->bits - 3), need = (size + per - 1) / per;
-    int err = q->nsnapshots && (q->version < 3 || size < old) ? -ENOTSUP : 0;
-    if (!err && need > q->l1_size)
+    int err = 0;
+    if (q->nsnapshots && (q->version < 3 || size < old))
+        return image_refuse(env, -ENOTSUP, "the image has snapshots: it cannot shrink, nor grow unless its version is 3");
+    if (need > q->l1_size)
         err = grow_l1(q, need);
     if (!err && size < old && ALIGN_UP(size, cluster_size(q)) < old)
         err = qcow2_discard(img, ALIGN_UP(size, cluster_size(q)), old - ALIGN_UP(size, cluster_size(q)), false);
@@ -369,8 +366,8 @@ static void qcow2_fini(struct image *img)
 
 static const struct image_ops qcow2_ops = {
     .format = IMAGE_QCOW2, .map = qcow2_map, .read_compressed = qcow2_read_compressed, .write = qcow2_write, .discard = qcow2_discard,
-    .write_compressed = qcow2_write_compressed, .flush = qcow2_flush, .resize = qcow2_resize, .check = qcow2_check, .info = qcow2_info,
-    .fini = qcow2_fini,
+    .write_packed = qcow2_write_packed, .flush = qcow2_flush, .resize = qcow2_resize, .check = qcow2_check, .info = qcow2_info,
+    .snapshot = qcow2_snapshot, .fini = qcow2_fini,
 };
 
 static int check_header(struct qcow2 *q, const uint8_t *h, struct image_env *env)
@@ -420,7 +417,7 @@ static int check_tables(struct qcow2 *q, struct image_env *env)
     return 0;
 }
 
-static int read_words(struct qcow2 *q, uint64_t off, uint64_t n, uint64_t **out)
+int read_words(struct qcow2 *q, uint64_t off, uint64_t n, uint64_t **out)
 {
     *out = kzalloc(MAX(n * 8, 8ull));
     if (!*out)
@@ -494,18 +491,18 @@ static int find_end(struct qcow2 *q)
     return 0;
 }
 
-static int prepare_writing(struct qcow2 *q, struct image_env *env)
+static int prepare_writing(struct qcow2 *q, unsigned flags, struct image_env *env)
 {
     struct image_check c = { .say = NULL };
+    if (flags & IMAGE_REPAIR)
+        return 0;
     if (q->incompat & INCOMPAT_CORRUPT)
         return image_refuse(env, -EILSEQ, "the image is marked corrupt; repair it first (check -r all)");
     int err = 0;
     if (q->incompat & INCOMPAT_DIRTY) {         /* lazy reference counts of a crashed writer */
         err = qcow2_check(&q->img, CHECK_FIX_ALL, &c);
-        if (!err && c.corruptions > c.errors_fixed)
+        if (!err && q->incompat & INCOMPAT_DIRTY)
             err = image_refuse(env, -EILSEQ, "the reference counts could not be rebuilt");
-        q->incompat &= ~(uint64_t)INCOMPAT_DIRTY;
-        q->header_dirty = true;
     }
     if (!err && q->autoclear) {
         q->autoclear = 0;
@@ -549,7 +546,7 @@ int qcow2_open(struct blk *file, unsigned flags, struct image_env *env, struct i
     list_init(&q->clean), list_init(&q->dirty[META_REF]), list_init(&q->dirty[META_L2]);
     int err = load(q, flags, env);
     if (!err && flags & IMAGE_WRITE)
-        err = prepare_writing(q, env);
+        err = prepare_writing(q, flags, env);
     if (!err)
         err = image_ready(&q->img, "qcow2");
     if (err) {
@@ -610,7 +607,7 @@ static int write_seed(struct blk *file, const struct image_opts *o, uint32_t clu
         default:                counts[(i + 1) * ((1 << order) / 8) - 1] = 1; break;
         }
     if (!err)
-        err = blk_resize(file, 3ull * cluster);
+        err = file_resize(file, 3ull * cluster);
     if (!err)
         err = file_write(file, 0, h, 3 * (size_t)cluster);
     kfree(h);
@@ -671,7 +668,7 @@ int qcow2_create(struct blk *file, const struct image_opts *o, struct image_env 
         return err;
     err = qcow2_open(&w.blk, IMAGE_WRITE | IMAGE_NO_BACKING, env, &img);
     if (!err) {
-        err = image_resize(&img->blk, o->size, false);
+        err = image_resize(&img->blk, o->size, false, env);
         if (!err && o->prealloc != PREALLOC_OFF)
             err = preallocate(qcow2_of(img), o->prealloc == PREALLOC_FULL);
         if (!err)

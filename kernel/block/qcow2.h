@@ -7,13 +7,14 @@
  */
 #pragma once
 #include "kernel/block/image_int.h"
-#include "kernel/block/inflate.h"
+#include "kernel/block/codec.h"
 
 #define QCOW_MAGIC 0x514649fbu
 #define QCOW_COPIED     BIT(63)
 #define QCOW_COMPRESSED BIT(62)
 #define QCOW_ZERO       BIT(0)
 #define QCOW_OFFSET     BITS(55, 9)
+#define MAX_L1_BYTES    (64u << 20)
 
 enum {                          /* header offsets */
     QH_MAGIC = 0, QH_VERSION = 4, QH_BACKING_OFF = 8, QH_BACKING_LEN = 16, QH_CLUSTER_BITS = 20, QH_SIZE = 24, QH_CRYPT = 32, QH_L1_SIZE = 36,
@@ -78,8 +79,14 @@ int  qcow2_write_header(struct qcow2 *);
 int  l2_place(struct qcow2 *, uint64_t off, bool make, uint64_t *at);
 int  l2_get(struct qcow2 *, uint64_t at, uint64_t *entry);
 int  l2_set(struct qcow2 *, uint64_t at, uint64_t entry);
+int  read_words(struct qcow2 *, uint64_t off, uint64_t n, uint64_t **out);        /* big-endian words of the file, for kfree */
 bool sane_offset(const struct qcow2 *, uint64_t off);
 void compressed_place(const struct qcow2 *, uint64_t entry, uint64_t *off, uint64_t *len);
+
+/* qcow2_snapshot.c */
+struct snapshot { uint64_t l1_off; uint32_t l1_size; struct image_snapshot info; };
+int snapshot_read(struct qcow2 *, uint64_t *off, struct snapshot *);      /* *off moves on to the next; -EILSEQ: it makes no sense */
+int qcow2_snapshot(struct image *, int i, struct image_snapshot *);
 
 /* qcow2_check.c */
 int qcow2_check(struct image *, unsigned fix, struct image_check *);

@@ -12,7 +12,7 @@ struct recount {
     uint32_t *count;
     uint64_t n;                 /* clusters of the file */
     uint64_t *table;            /* buffer for one L2 table */
-    uint64_t last;              /* place of the last data cluster, for fragmentation */
+    uint64_t last;              /* place of the table's last data cluster, for fragmentation */
     bool blind;                 /* something could not be read: counts are too low */
     unsigned fix;
 };
@@ -59,10 +59,10 @@ static void count_entry(struct recount *r, uint64_t e, bool active)
     if (e & QCOW_COMPRESSED) {
         compressed_place(q, e, &off, &len);
         count(r, off, off < q->img.file->size ? MIN(len, ALIGN_UP(q->img.file->size, cluster_size(q)) - off) : len, "compressed data");
-        r->c->compressed += active, r->c->allocated += active;
+        r->c->compressed += active, r->c->allocated += active, r->c->fragmented += active;
     } else if (off) {
         count_aligned(r, off, cluster_size(q), "data");
-        if (active && !(e & QCOW_ZERO)) {
+        if (active) {
             r->c->fragmented += r->last && off != r->last + cluster_size(q);
             r->c->allocated++;
             r->last = off;
@@ -81,37 +81,36 @@ static int count_l1(struct recount *r, const uint64_t *l1, uint64_t n, bool acti
         if (!count_aligned(r, off, cluster_size(q), "level-2 table"))
             continue;
         err = file_read(q->img.file, off, r->table, cluster_size(q));
+        r->last = 0;
         for (uint64_t k = 0; !err && k < cluster_size(q) / 8; k++)
             count_entry(r, be64(&r->table[k]), active);
     }
     return err;
 }
 
-/* The snapshots' tables: each entry has a variable length, padded to 8. */
 static int count_snapshots(struct recount *r)
 {
     struct qcow2 *q = r->q;
     uint64_t off = q->snapshots_off;
     int err = 0;
     for (int i = 0; !err && i < q->nsnapshots; i++) {
-        uint8_t h[40];
-        err = file_read(q->img.file, off, h, sizeof h);
-        uint64_t l1_off = be64(h), l1_size = be32(h + 8);
-        off += ALIGN_UP(40ull + be32(h + 36) + be16(h + 12) + be16(h + 14), 8ull);
-        if (err || l1_size > (64u << 20) / 8 || off > q->img.file->size) {
+        struct snapshot s;
+        uint64_t *l1 = NULL;
+        err = snapshot_read(q, &off, &s);
+        if (err == -EILSEQ) {
             corrupt(r, "snapshot %d makes no sense", i);
             r->blind = true;
-            break;
+            return 0;
         }
-        uint64_t *l1 = kmalloc(MAX(l1_size * 8, 8ull));
-        err = l1 ? file_read(q->img.file, l1_off, l1, l1_size * 8) : -ENOMEM;
-        for (uint64_t k = 0; !err && k < l1_size; k++)
-            l1[k] = be64(&l1[k]);
-        if (!err && count_aligned(r, l1_off, l1_size * 8, "snapshot's level-1 table"))
-            err = count_l1(r, l1, l1_size, false);
+        if (!err)
+            err = read_words(q, s.l1_off, s.l1_size, &l1);
+        if (!err && count_aligned(r, s.l1_off, s.l1_size * 8ull, "snapshot's level-1 table"))
+            err = count_l1(r, l1, s.l1_size, false);
         kfree(l1);
     }
-    return err || !q->nsnapshots ? err : count(r, q->snapshots_off, off - q->snapshots_off, "snapshot table") ? 0 : 0;
+    if (!err && q->nsnapshots)
+        count(r, q->snapshots_off, off - q->snapshots_off, "snapshot table");
+    return err;
 }
 
 static void count_tables(struct recount *r)
@@ -142,7 +141,7 @@ static int compare(struct recount *r)
             real = 0;
         else if (bad)
             return bad;
-        if (want)
+        if (want || real)
             r->c->end = (c + 1) << q->bits;
         if (real == want || (real > want && hide))
             continue;
@@ -160,32 +159,47 @@ static int compare(struct recount *r)
     return err;
 }
 
-/* An active entry says COPIED exactly if its cluster has one reference. */
+/* Whether the entry's COPIED flag is wrong: it says that its cluster has exactly one reference. */
+static bool wrong_copied(struct recount *r, uint64_t e)
+{
+    uint64_t cluster = (e & QCOW_OFFSET) >> r->q->bits, count;
+    if (!cluster || cluster >= r->n || refcount_get(r->q, cluster, &count))
+        return false;
+    return (count == 1) != !!(e & QCOW_COPIED);
+}
+
+/* A table that a snapshot shares is not ours to change. */
+static int check_copied_in(struct recount *r, uint64_t table)
+{
+    struct qcow2 *q = r->q;
+    bool fix = r->fix & CHECK_FIX_ALL && r->count[table >> q->bits] == 1;
+    int err = 0;
+    for (uint64_t at = table; !err && at < table + cluster_size(q); at += 8) {
+        uint64_t e;
+        err = l2_get(q, at, &e);
+        if (err || e & QCOW_COMPRESSED || !wrong_copied(r, e))
+            continue;
+        corrupt(r, "level-2 entry at %llx: wrong COPIED flag", (unsigned long long)at);
+        if (fix && !(err = l2_set(q, at, e ^ QCOW_COPIED)))
+            r->c->errors_fixed++;
+    }
+    return err;
+}
+
 static int check_copied(struct recount *r)
 {
     struct qcow2 *q = r->q;
     int err = 0;
     for (uint64_t i = 0; !err && i < q->l1_size; i++) {
-        uint64_t table = q->l1[i] & QCOW_OFFSET, at = table >> q->bits;
-        if (!table || at >= r->n)
+        uint64_t table = q->l1[i] & QCOW_OFFSET;
+        if (!table || table >> q->bits >= r->n)
             continue;
-        bool sole = r->count[at] == 1;
-        if (sole != !!(q->l1[i] & QCOW_COPIED)) {
+        if (wrong_copied(r, q->l1[i])) {
             corrupt(r, "level-1 entry %llu: wrong COPIED flag", (unsigned long long)i);
             if (r->fix & CHECK_FIX_ALL)
                 q->l1[i] ^= QCOW_COPIED, q->l1_dirty = true, r->c->errors_fixed++;
         }
-        for (uint64_t k = 0; !err && k < cluster_size(q) / 8; k++) {
-            uint64_t e;
-            err = l2_get(q, table + 8 * k, &e);
-            if (err || e & QCOW_COMPRESSED || !(e & QCOW_OFFSET) || (e & QCOW_OFFSET) >> q->bits >= r->n)
-                continue;
-            if ((r->count[(e & QCOW_OFFSET) >> q->bits] == 1) == !!(e & QCOW_COPIED))
-                continue;
-            corrupt(r, "level-2 entry at %llx: wrong COPIED flag", (unsigned long long)(table + 8 * k));
-            if (r->fix & CHECK_FIX_ALL && sole && !(err = l2_set(q, table + 8 * k, e ^ QCOW_COPIED)))
-                r->c->errors_fixed++;
-        }
+        err = check_copied_in(r, table);
     }
     return err == -EILSEQ ? 0 : err;
 }
@@ -210,11 +224,11 @@ int qcow2_check(struct image *img, unsigned fix, struct image_check *c)
         err = compare(&r);
     if (!err)
         err = check_copied(&r);
-    if (!err && (c->leaks_fixed || c->errors_fixed)) {
-        if (!r.blind && c->corruptions == c->errors_fixed && q->incompat & INCOMPAT_CORRUPT)
-            q->incompat &= ~(uint64_t)INCOMPAT_CORRUPT, q->header_dirty = true;
+    uint64_t marks = q->incompat & (INCOMPAT_CORRUPT | INCOMPAT_DIRTY);
+    if (!err && fix && marks && !r.blind && c->corruptions == c->errors_fixed)
+        q->incompat &= ~marks, q->header_dirty = true;
+    if (!err && (c->leaks_fixed || c->errors_fixed || q->header_dirty))
         err = qcow2_flush(img);
-    }
     kfree(r.count);
     kfree(r.table);
     return err;

@@ -145,7 +145,7 @@ static void vdi_fini(struct image *img)
     kfree(vdi_of(img)->map_dirty);
 }
 
-static int vdi_resize(struct image *img, uint64_t size);
+static int vdi_resize(struct image *img, uint64_t size, struct image_env *);
 
 static const struct image_ops vdi_ops = {
     .format = IMAGE_VDI, .map = vdi_map, .write = vdi_write, .discard = vdi_discard, .flush = vdi_flush, .resize = vdi_resize, .check = vdi_check,
@@ -258,12 +258,14 @@ int vdi_create(struct blk *file, const struct image_opts *o, struct image_env *e
 }
 
 /* The map grows within the space before the data; making more would mean moving blocks, which only converting does. */
-static int vdi_resize(struct image *img, uint64_t size)
+static int vdi_resize(struct image *img, uint64_t size, struct image_env *env)
 {
     struct vdi *v = vdi_of(img);
     uint64_t blocks = (size + VDI_BLOCK - 1) / VDI_BLOCK, bytes = ALIGN_UP(blocks * 4, 512ull);
-    if (size < img->blk.size || v->h.type == VDI_STATIC || v->h.map_off + bytes > v->h.data_off)
-        return -ENOTSUP;
+    if (size < img->blk.size || v->h.type == VDI_STATIC)
+        return image_refuse(env, -ENOTSUP, "a VDI image can only grow, and only if it is dynamic; convert it");
+    if (v->h.map_off + bytes > v->h.data_off)
+        return image_refuse(env, -ENOTSUP, "the VDI image's map has room for %llu MiB only; convert it", (unsigned long long)((v->h.data_off - v->h.map_off) / 4));
     uint32_t *map = kmalloc(bytes + 512);
     bool *dirty = kzalloc(bytes / 512 + 1);
     int err = map && dirty ? vdi_flush(img) : -ENOMEM;

@@ -2,13 +2,13 @@
  * VMDK: monolithic sparse, monolithic flat, and stream-optimised (read only), as VMware's "Virtual Disk Format 5.0" has them.
  * A sparse file has a directory of grain tables, twice; a flat one is a text descriptor beside a raw file.
  */
+#include "kernel/block/codec.h"
 #include "kernel/block/image_int.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include "kernel/block/inflate.h"
 
 #define SECTOR 512ull
 #define DESC_MAX 65536u
@@ -32,7 +32,8 @@ struct grain_table { uint32_t *e; uint32_t at, at2; bool dirty; };      /* at, a
 struct vmdk {
     struct image img;
     struct vmdk_header h;
-    char type[32];
+    char type[32], extent[256];         /* of the descriptor */
+    uint32_t cid, parent_cid;
     struct grain_table *gt;     /* NULL: flat */
     uint64_t ngt, end;          /* end: sector where the next grain goes */
     struct blk *flat;
@@ -207,7 +208,8 @@ static int vmdk_flush(struct image *img)
 static void vmdk_info(struct image *img, struct image_info *i)
 {
     struct vmdk *v = vmdk_of(img);
-    memcpy(i->subformat, v->type, sizeof i->subformat);
+    memcpy(i->subformat, v->type, sizeof i->subformat), memcpy(i->extent, v->extent, sizeof i->extent);
+    i->cid = v->cid, i->parent_cid = v->parent_cid;
     i->fixed = v->flat, i->compressed = v->h.flags & F_COMPRESSED;
 }
 
@@ -226,7 +228,7 @@ static int vmdk_check(struct image *img, unsigned fix, struct image_check *c)
     struct vmdk *v = vmdk_of(img);
     int err = 0;
     if (v->flat)
-        return -ENOTSUP;
+        return 0;
     c->total = (img->blk.size + grain_bytes(v) - 1) / grain_bytes(v);
     for (uint64_t g = 0; !err && g < c->total; g++) {
         uint32_t e;
@@ -265,11 +267,13 @@ static bool desc_value(const char *desc, const char *key, char *out, size_t room
 
 static int check_desc(struct vmdk *v, const char *desc, struct image_env *env)
 {
-    char parent[16] = "ffffffff";
+    char cid[16] = "", parent[16] = "ffffffff";
     if (!desc_value(desc, "createType", v->type, sizeof v->type))
         return image_refuse(env, -EILSEQ, "the VMDK descriptor has no createType");
+    desc_value(desc, "CID", cid, sizeof cid);
     desc_value(desc, "parentCID", parent, sizeof parent);
-    if (strcmp(parent, "ffffffff"))
+    v->cid = strtoul(cid, NULL, 16), v->parent_cid = strtoul(parent, NULL, 16);
+    if (v->parent_cid != UINT32_MAX)
         return image_refuse(env, -ENOTSUP, "VMDK images with a parent are not supported");
     return 0;
 }
@@ -299,11 +303,11 @@ static int flat_extent(struct vmdk *v, const char *desc, char *name, size_t room
 
 static int open_flat(struct vmdk *v, const char *desc, unsigned flags, struct image_env *env)
 {
-    char name[1024];
+    char *name = v->extent;
     int err = check_desc(v, desc, env);
     if (!err && strcmp(v->type, "monolithicFlat"))
         return image_refuse(env, -ENOTSUP, "VMDK type %s is not supported", v->type);
-    if (!err && (err = flat_extent(v, desc, name, sizeof name)))
+    if (!err && (err = flat_extent(v, desc, name, sizeof v->extent)))
         return image_refuse(env, err, "the VMDK descriptor's extents are not supported");
     if (!err && !env->open)
         return image_refuse(env, -ENOENT, "the extent '%.100s' cannot be opened here", name);

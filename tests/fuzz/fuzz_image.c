@@ -36,7 +36,8 @@ static void use(struct blk *b, uint64_t seed)
         }
     }
     image_check(b, seed & 1 ? CHECK_FIX_ALL : 0, &c);
-    image_resize(b, b->size + 512 * (mem_rand(&seed) % 4096), false);
+    struct image_env env = { .open = NULL };
+    image_resize(b, b->size + 512 * (mem_rand(&seed) % 4096), false, &env);
     image_check(b, 0, &c);
 }
 
