@@ -241,7 +241,9 @@ static void init_thread(void *arg)
         pci_selftest();
     if (option_is("selftest", "screen"))
         fbcon_selftest();
-    virt_init(guest_phys_bits(), !bootinfo_option(&boot, "noapicv", v, sizeof(v)));
+    virt_init(&(struct virt_options){
+        .phys_bits = guest_phys_bits(), .apic_virt = !bootinfo_option(&boot, "noapicv", v, sizeof(v)), .check_entries = option_is("check", "vmcb"),
+    });
     host_find_images();
     if (option_is("selftest", "image"))
         image_selftest();

@@ -35,11 +35,22 @@ static void cpu_off(void *arg)
     s->ops->cpu_off(cpu_index());
 }
 
-static void describe_host(unsigned phys_bits, bool apic_virt)
+static const struct hv_ops *with_checks(const struct hv_ops *ops)
+{
+    static struct hv_ops checked;
+    if (!ops->run_checked)
+        return ops;
+    checked = *ops;
+    checked.run = ops->run_checked;
+    log_info("virt", "every guest entry is checked");
+    return &checked;
+}
+
+static void describe_host(const struct virt_options *o)
 {
     vmm_host = (struct vmm_host){
-        .tsc_hz = tsc_hz(), .tsc_stable = tsc_usable() && cpu_has(FEAT_INVTSC), .tsc_clock = tsc_usable(), .phys_bits = phys_bits,
-        .xcr0 = cpu_info.xcr0, .kick = smp_kick, .cpuid = raw_cpuid, .no_apic_virt = !apic_virt,
+        .tsc_hz = tsc_hz(), .tsc_stable = tsc_usable() && cpu_has(FEAT_INVTSC), .tsc_clock = tsc_usable(), .phys_bits = o->phys_bits,
+        .xcr0 = cpu_info.xcr0, .kick = smp_kick, .cpuid = raw_cpuid, .no_apic_virt = !o->apic_virt, .check_entries = o->check_entries,
     };
 }
 
@@ -52,11 +63,11 @@ static void everywhere(void (*fn)(void *), struct start *s)
     smp_call_others(fn, s);
 }
 
-void virt_init(unsigned phys_bits, bool apic_virt)
+void virt_init(const struct virt_options *o)
 {
     static struct start s;              /* written by every CPU */
     s.ops = back_end();
-    describe_host(phys_bits, apic_virt);
+    describe_host(o);
     int err = s.ops ? s.ops->probe(hv_why, sizeof hv_why) : -1;
     if (!s.ops)
         snprintf(hv_why, sizeof hv_why, "no back-end for this CPU (%s): AMD-V and VT-x are supported", cpu_info.brand);
@@ -71,7 +82,7 @@ void virt_init(unsigned phys_bits, bool apic_virt)
         log_err("virt", "no virtual machines on this host: %s", hv_why);
         return;
     }
-    hv = s.ops;
+    hv = o->check_entries ? with_checks(s.ops) : s.ops;
     log_info("virt", "%s is on", hv->name);
 }
 

@@ -2,8 +2,12 @@
 #pragma once
 #include <stdbool.h>
 
-/* Boot CPU, thread context, after all CPUs run.  On failure hv stays NULL and hv_why says what to change; a sentence goes to the log.
- * phys_bits: width of a physical address as guests see it, at most the host's.  apic_virt: use what the CPU offers for virtual local APICs. */
-void virt_init(unsigned phys_bits, bool apic_virt);
+struct virt_options {
+    unsigned phys_bits;         /* width of a physical address as guests see it, at most the host's */
+    bool apic_virt;             /* use what the CPU offers for virtual local APICs */
+    bool check_entries;         /* see hv_ops.run_checked */
+};
+/* Boot CPU, thread context, after all CPUs run.  On failure hv stays NULL and hv_why says what to change; a sentence goes to the log. */
+void virt_init(const struct virt_options *);
 /* Any context, each CPU before a reset or a stop: leaves virtualization operation on the calling CPU. */
 void virt_off_this_cpu(void);

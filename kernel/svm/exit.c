@@ -1,6 +1,8 @@
 /* #VMEXIT codes → struct exit.  Nothing is decided here. */
 #include "kernel/svm/svm.h"
 
+#include "kernel/x86/cpu.h"
+
 enum { CPUID_XSTATE = 0xd };     /* the one leaf that depends on XCR0 */
 
 static enum exit_kind pio(const struct vmcb *b, struct exit *e)
@@ -58,7 +60,7 @@ static enum exit_kind debug_registers(struct vcpu *v)
 static enum exit_kind fatal(const struct vmcb *b, struct exit *e)
 {
     e->u.raw.reason = b->exitcode, e->u.raw.info1 = b->exitinfo1, e->u.raw.info2 = b->exitinfo2;
-    e->u.raw.why = NULL;
+    e->u.raw.why = b->exitcode == SVM_EXIT_INVALID ? svm_vmcb_flaw(b, cpu_info.phys_bits) : NULL;
     return EXIT_FATAL;
 }
 

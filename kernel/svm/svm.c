@@ -27,7 +27,7 @@ static void read_features(void)
     struct cpuid_regs r = cpuid(0x8000000a, 0);
     svm_features = (struct svm_features){
         .edx = r.edx, .nasids = r.ebx, .nrips = r.edx & SVM_FEAT_NRIPS, .flush_asid = r.edx & SVM_FEAT_FLUSH_ASID,
-        .decode = r.edx & SVM_FEAT_DECODE, .pause_filter = r.edx & SVM_FEAT_PAUSE_FILTER, .clean_mask = r.edx & SVM_FEAT_VMCB_CLEAN ? CLEAN_ALL : 0,
+        .decode = r.edx & SVM_FEAT_DECODE, .pause_filter = r.edx & SVM_FEAT_PAUSE_FILTER, .clean_mask = (r.edx & SVM_FEAT_VMCB_CLEAN) || vmm_host.check_entries ? CLEAN_ALL : 0,
     };
 }
 
@@ -158,6 +158,7 @@ void svm_notice_xcr0(struct vcpu *v)
         v->xcr0 = s->xcr0_loaded = xgetbv(0);
 }
 
+/* CR2 is written because Bochs (to 2.7 at least) does not load it at VMRUN: a guest would find the last one that its CPU knew.  See svm_inject() too. */
 static void svm_load(struct vcpu *v, bool migrated)
 {
     struct svm_vcpu *s = svm_of(v);
@@ -170,6 +171,7 @@ static void svm_load(struct vcpu *v, bool migrated)
         wrmsr(MSR_TSC_AUX, s->tsc_aux);
     if (s->vmcb->dr7 & 0xff)
         debug_in_cpu(s);
+    write_cr2(s->vmcb->cr2);
 }
 
 static void svm_put(struct vcpu *v)
@@ -182,18 +184,6 @@ static void svm_put(struct vcpu *v)
 }
 
 /* ---- Entry ---- */
-
-static void new_asid(struct svm_cpu *c, struct svm_vcpu *s)
-{
-    s->vmcb->tlb_control = TLB_FLUSH_NONE;
-    if (c->asid_next > c->asid_max) {
-        c->asid_gen++, c->asid_next = 1;
-        s->vmcb->tlb_control = TLB_FLUSH_ALL;
-    }
-    s->asid_gen = c->asid_gen;
-    s->vmcb->asid = c->asid_next++;
-    svm_dirty(s, CLEAN_ASID);
-}
 
 /*
  * QEMU's software SVM (to 7.2 at least) does not put the interrupt shadow back at VMRUN: a pending interrupt would be taken between STI and HLT and the wake-up
@@ -208,6 +198,36 @@ static void finish_shadowed_hlt(struct vcpu *v, struct svm_vcpu *s)
         vcpu_advance(v, insn->len);
 }
 
+static void watch_cr8(struct svm_vcpu *s, bool on)
+{
+    uint32_t bit = (uint32_t)ICPT_CR_WRITE(8);
+    if (likely(!(s->vmcb->intercept[ICPT_CR] & bit) == !on))
+        return;
+    s->vmcb->intercept[ICPT_CR] ^= bit;
+    svm_dirty(s, CLEAN_I);
+}
+
+/*
+ * The CPU takes a virtual interrupt when its priority is above the TPR; QEMU's software SVM (to 7.2 at least) takes an equal one, too.  So an interrupt that
+ * the TPR holds back has priority 0, which no TPR that holds anything back lets through, and while one is pending that cannot be taken at once the guest's
+ * writes to CR8 exit, for it to be weighed again.
+ */
+static void weigh(struct vcpu *v, struct svm_vcpu *s)
+{
+    struct vmcb *b = s->vmcb;
+    uint64_t class = (b->vintr & V_INTR_VECTOR) >> (V_INTR_VECTOR_SHIFT + 4);
+    bool above = (b->vintr & V_IGN_TPR) || class > *s->tpr >> 4;
+    b->vintr = (b->vintr & ~V_INTR_PRIO) | (above ? class << V_INTR_PRIO_SHIFT : 0);
+    watch_cr8(s, (b->vintr & V_IRQ) && !(above && (v->rflags & RFLAGS_IF) && !v->shadow));
+    svm_dirty(s, CLEAN_TPR);
+}
+
+static __attribute__((noinline)) void tpr_changed(struct vcpu *v, struct svm_vcpu *s)
+{
+    s->vmcb->vintr = (s->vmcb->vintr & ~V_TPR) | *s->tpr >> 4;
+    weigh(v, s);
+}
+
 static void prepare(struct vcpu *v, struct svm_vcpu *s)
 {
     struct vmcb *b = s->vmcb;
@@ -215,17 +235,9 @@ static void prepare(struct vcpu *v, struct svm_vcpu *s)
         finish_shadowed_hlt(v, s);
     if (unlikely(s->xcr0_loaded != v->xcr0))
         load_xcr0(s, v->xcr0);
-    uint8_t tpr = *s->tpr >> 4;
-    if (unlikely((uint8_t)b->vintr != tpr)) {
-        b->vintr = (b->vintr & ~V_TPR) | tpr;
-        svm_dirty(s, CLEAN_TPR);
-    }
+    if (unlikely((uint8_t)b->vintr != *s->tpr >> 4))
+        tpr_changed(v, s);
     b->rax = v->gpr[RAX], b->rsp = v->gpr[RSP], b->rip = v->rip, b->rflags = v->rflags;
-}
-
-static bool pushes_error(uint8_t vector)
-{
-    return BIT(vector) & (BIT(EXC_DF) | BITS(EXC_PF, EXC_TS) | BIT(EXC_AC) | BIT(EXC_CP) | BIT(EXC_VC) | BIT(EXC_SX));
 }
 
 /*
@@ -245,7 +257,7 @@ static void cut_short(struct vcpu *v, struct svm_vcpu *s, uint64_t info)
         return;
     }
     v->reinject = (struct event_info){
-        .type = type, .vector = vector, .valid = true, .has_error = type == EVENT_EXCEPTION && (info & EVT_ERROR_VALID) && pushes_error(vector),
+        .type = type, .vector = vector, .valid = true, .has_error = type == EVENT_EXCEPTION && (info & EVT_ERROR_VALID) && svm_pushes_error(vector),
         .error = (uint32_t)(info >> EVT_ERROR_SHIFT),
     };
 }
@@ -273,7 +285,27 @@ static void take_stock(struct vcpu *v, struct svm_vcpu *s)
     }
 }
 
-static void svm_run(struct vcpu *v, struct exit *e)
+/* check=vmcb.  A broken clean bit is a bug of ours; a VMCB that silicon refuses may be the guest's doing and is answered as the CPU would. */
+static __attribute__((noinline)) bool entry_is_sound(const struct svm_cpu *c, struct svm_vcpu *s)
+{
+    struct vmcb *b = s->vmcb;
+    uint64_t broken = s->hash_cpu == c ? svm_broken_groups(b, s->clean, s->hash) : s->clean;
+    if (broken)
+        panic("svm: VMCB clean-bit groups %llx are marked clean and are not", (unsigned long long)broken);
+    if (!svm_vmcb_flaw(b, cpu_info.phys_bits))
+        return true;
+    b->exitcode = SVM_EXIT_INVALID;
+    b->exitinfo1 = b->exitinfo2 = b->exitintinfo = 0;
+    return false;
+}
+
+static __attribute__((noinline)) void remember_groups(const struct svm_cpu *c, struct svm_vcpu *s)
+{
+    svm_hash_groups(s->vmcb, s->hash);
+    s->hash_cpu = c;
+}
+
+static __always_inline void run(struct vcpu *v, struct exit *e, bool checked)
 {
     struct svm_vcpu *s = svm_of(v);
     prepare(v, s);
@@ -286,36 +318,43 @@ static void svm_run(struct vcpu *v, struct exit *e)
     }
     struct svm_cpu *c = this_svm();
     if (unlikely(s->asid_gen != c->asid_gen))
-        new_asid(c, s);
+        svm_new_asid(c, s);
     s->vmcb->clean = s->clean;
-    svm_enter(s->pa, v->gpr, c->host_vmcb);
+    if (!checked || entry_is_sound(c, s))
+        svm_enter(s->pa, v->gpr, c->host_vmcb);
+    if (checked)
+        remember_groups(c, s);
     vcpu_left_guest(v);
     irq_enable();
     take_stock(v, s);
     svm_translate(v, s->vmcb, e);
 }
 
+static void svm_run(struct vcpu *v, struct exit *e) { run(v, e, false); }
+static void svm_run_checked(struct vcpu *v, struct exit *e) { run(v, e, true); }
+
 /* ---- Events ---- */
 
-static void offer(struct svm_vcpu *s, const struct event_info *ev, int offered)
+static void offer(struct vcpu *v, struct svm_vcpu *s, const struct event_info *ev)
 {
     struct vmcb *b = s->vmcb;
     b->vintr &= ~(V_IRQ | V_INTR_PRIO | V_IGN_TPR | V_INTR_VECTOR);
     if (ev->valid)
-        b->vintr |= V_IRQ | (uint64_t)(ev->vector >> 4) << V_INTR_PRIO_SHIFT | (uint64_t)ev->vector << V_INTR_VECTOR_SHIFT |
-                    ((offered & IRQ_EXTINT) ? V_IGN_TPR : 0);
-    svm_dirty(s, CLEAN_TPR);
+        b->vintr |= V_IRQ | (uint64_t)ev->vector << V_INTR_VECTOR_SHIFT | ((v->irq_offered & IRQ_EXTINT) ? V_IGN_TPR : 0);
+    weigh(v, s);
 }
 
 static void svm_inject(struct vcpu *v, const struct event_info *ev)
 {
     struct svm_vcpu *s = svm_of(v);
     if (ev->type == EVENT_INTR) {
-        offer(s, ev, v->irq_offered);
+        offer(v, s, ev);
         return;
     }
-    s->vmcb->eventinj = EVT_VALID | ev->vector | (uint64_t)ev->type << EVT_TYPE_SHIFT |
-                        (ev->has_error ? EVT_ERROR_VALID | (uint64_t)ev->error << EVT_ERROR_SHIFT : 0);
+    bool error = ev->has_error && (s->vmcb->cr0 & CR0_PE);      /* real mode knows none */
+    s->vmcb->eventinj = EVT_VALID | ev->vector | (uint64_t)ev->type << EVT_TYPE_SHIFT | (error ? EVT_ERROR_VALID | (uint64_t)ev->error << EVT_ERROR_SHIFT : 0);
+    if (ev->vector == EXC_PF && ev->type == EVENT_EXCEPTION)
+        write_cr2(s->vmcb->cr2);
     if (ev->type == EVENT_NMI) {
         s->nmi = NMI_IN_HANDLER;
         s->vmcb->intercept[ICPT_MISC1] |= (uint32_t)ICPT_IRET;
@@ -338,11 +377,7 @@ static void svm_want_window(struct vcpu *v, unsigned windows) {}
 
 static void svm_flush(struct vcpu *v, enum hv_flush what)
 {
-    struct svm_vcpu *s = svm_of(v);
-    if (svm_features.flush_asid)
-        s->vmcb->tlb_control = TLB_FLUSH_ASID;
-    else
-        s->asid_gen = 0;
+    svm_flush_asid(svm_of(v), svm_features.flush_asid);
 }
 
 static void svm_set_tsc(struct vcpu *v, int64_t offset)
@@ -355,7 +390,7 @@ static void svm_set_tsc(struct vcpu *v, int64_t offset)
 const struct hv_ops svm_ops = {
     .name = "AMD-V", .probe = svm_probe, .cpu_on = svm_cpu_on, .cpu_off = svm_cpu_off,
     .vm_init = svm_msr_init, .vm_fini = svm_msr_fini, .vcpu_init = svm_vcpu_init, .vcpu_fini = svm_vcpu_fini, .vcpu_reset = svm_vmcb_init,
-    .load = svm_load, .put = svm_put, .run = svm_run, .get_state = svm_get_state, .set_state = svm_set_state, .get_code = svm_get_code, .get_seg = svm_get_seg,
+    .load = svm_load, .put = svm_put, .run = svm_run, .run_checked = svm_run_checked, .get_state = svm_get_state, .set_state = svm_set_state, .get_code = svm_get_code, .get_seg = svm_get_seg,
     .inject = svm_inject, .can_inject = svm_can_inject, .want_window = svm_want_window, .flush = svm_flush, .set_tsc = svm_set_tsc,
     .set_pass = svm_set_pass, .dump = svm_dump,
 };

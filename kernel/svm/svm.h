@@ -3,6 +3,8 @@
 #include "kernel/hw/svm.h"
 #include "kernel/vmm/vcpu.h"
 
+enum { CLEAN_GROUPS = 12 };
+
 /* One per host CPU, behind percpu.hv. */
 struct svm_cpu {
     hpa_t hsave, host_vmcb;     /* VM_HSAVE_PA page; VMSAVE image of this CPU's own state */
@@ -26,6 +28,8 @@ struct svm_vcpu {
     enum nmi_state nmi;
     uint64_t iret_rip;
     uint64_t tsc_aux;
+    uint32_t hash[CLEAN_GROUPS];        /* check=vmcb: of each clean-bit group as the last exit left it … */
+    const struct svm_cpu *hash_cpu;     /* … on this CPU */
 };
 
 extern struct svm_features { uint32_t edx, nasids; uint64_t clean_mask; bool nrips, flush_asid, decode, pause_filter; } svm_features;
@@ -35,6 +39,15 @@ static inline void svm_dirty(struct svm_vcpu *s, uint64_t groups) { s->clean &= 
 
 /* enter.S: interrupts off; VMRUN with GPRs from and to gpr[16] (rax, rsp excepted: they are in the VMCB). */
 void svm_enter(hpa_t vmcb, uint64_t gpr[16], hpa_t host_vmcb);
+
+/* asid.c */
+void svm_new_asid(struct svm_cpu *, struct svm_vcpu *);
+void svm_flush_asid(struct svm_vcpu *, bool cpu_can);
+/* check.c: what is wrong with this VMCB, as a sentence, or NULL; clean-bit groups that changed although `clean` says they did not */
+const char *svm_vmcb_flaw(const struct vmcb *, unsigned phys_bits);
+bool svm_pushes_error(uint8_t vector);
+void svm_hash_groups(const struct vmcb *, uint32_t hash[CLEAN_GROUPS]);
+uint64_t svm_broken_groups(const struct vmcb *, uint64_t clean, const uint32_t before[CLEAN_GROUPS]);
 
 hpa_t svm_io_bitmap(void);              /* all ports intercepted */
 

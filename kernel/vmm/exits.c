@@ -143,6 +143,20 @@ static void write_cr0_exit(struct vcpu *v, struct exit *e, uint64_t val)
     skip(v, e);
 }
 
+/* CR8 is bits 7:4 of the local APIC's TPR.  SDM vol 3 "Interaction of Task Priorities between CR8 and APIC". */
+static void write_cr8_exit(struct vcpu *v, struct exit *e, uint64_t val)
+{
+    enum { APIC_TPR = 0x80 };
+    if (val >> 4) {
+        on_gp(v, e);
+        return;
+    }
+    if (v->has_irqchip)
+        v->irqchip.page[APIC_TPR] = (uint8_t)(val << 4);
+    atomic_or(&v->requests, REQ_EVENT);
+    skip(v, e);
+}
+
 static void on_cr(struct vcpu *v, struct exit *e)
 {
     if (!e->u.cr.write) {
@@ -167,6 +181,8 @@ static void on_cr(struct vcpu *v, struct exit *e)
         write_cr4_exit(v, e, val);
     else if (e->u.cr.cr == 0)
         write_cr0_exit(v, e, val);
+    else if (e->u.cr.cr == 8)
+        write_cr8_exit(v, e, val);
     else
         on_ud(v, e);
 }

@@ -55,6 +55,7 @@ struct hv_ops {
      * Fills *e (EXIT_INTERNAL when it may not enter); gpr, rip and rflags are current.  Sets reinject when delivery of an event was cut short,
      * irq_taken when the offered interrupt was delivered, shadow when an interrupt shadow is in force. */
     void (*run)(struct vcpu *, struct exit *e);
+    void (*run_checked)(struct vcpu *, struct exit *e);         /* NULL or: the same, with what only silicon checks verified before each entry; taken by check=vmcb */
     void (*get_state)(struct vcpu *, struct cpu_state *, unsigned groups);
     void (*set_state)(struct vcpu *, const struct cpu_state *, unsigned groups);
     /* The hot parts of get_state: base and attr of seg[SEG_CS], cr0, cr3, cr4, efer, cpl (all that fetching an instruction needs); one segment. */

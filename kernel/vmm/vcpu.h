@@ -140,6 +140,7 @@ struct vmm_host {
     unsigned max_leaf;
     bool apic_virt;                     /* by hv->probe: the CPU works on the LAPIC's page by itself (struct apic_virt) */
     bool no_apic_virt;                  /* told not to: `noapicv` on the command line */
+    bool check_entries;         /* hv_ops.run_checked is in use */
 };
 extern struct vmm_host vmm_host;
 
@@ -210,6 +211,12 @@ void vcpu_exit(struct vcpu *, struct exit *);           /* exits.c: the dispatch
 void vcpu_events(struct vcpu *);                        /* event.c: REQ_EVENT */
 bool vcpu_wakes(struct vcpu *);                         /* event.c: would a halted CPU go on? */
 void vcpu_nested_fault(struct vcpu *, struct exit *);   /* nested.c */
+/*
+ * nested.c: before pages of [gpa, gpa + len) go elsewhere, or before writes to them are to be seen.  The nested tables are a cache of gmem: the next touch faults
+ * and asks it anew.  On return no CPU uses an old translation.  Thread context, no locks held, any thread (a vCPU's own, too).
+ */
+void nested_forget(struct vm *, gpa_t, uint64_t len);
+int  nested_protect(struct vm *, gpa_t, uint64_t len);  /* read and execute only; 0, -ENOMEM (a large leaf could not be split) */
 /* insn.c: fetch and decode the instruction at RIP; NULL: an exception was raised or the VM stopped.  Valid until the next call. */
 const struct insn *vcpu_decode(struct vcpu *);
 void vcpu_emulate(struct vcpu *, struct exit *);

@@ -3,6 +3,8 @@
     with Machine("--iso", iso, "--smp", "2") as m:
         m.expect(r"joist> ", 30)
         m.send("host info\n")
+
+MODEL in the environment picks the emulator's CPU.
 """
 import os
 import re
@@ -51,7 +53,7 @@ class Machine:
         self.log, self.at, self.echo, self.shown, self.hide = "", 0, echo, 0, None
         path = os.path.join(self.dir.name, "serial")
         if emulator == "qemu":
-            argv = ["scripts/run-qemu", "--serial", "unix:" + path]
+            argv = ["scripts/run-qemu", "--serial", "unix:" + path] + (["--cpu", os.environ["MODEL"]] if "MODEL" in os.environ else [])
         else:
             with socket.socket() as s:          # a port that is free now; Bochs waits for us there
                 s.bind(("127.0.0.1", 0))
