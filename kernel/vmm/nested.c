@@ -3,17 +3,61 @@
 
 #include "kernel/vmm/vcpu.h"
 
-/* The nested leaf may be as large as the backing allows; what the other vCPU has installed meanwhile is just as good. */
-static int install(struct vm *vm, gpa_t gpa, const struct gmem_leaf *leaf)
+/* The part of the backing page around gpa as one leaf of this order. */
+static int set_leaf(struct vm *vm, gpa_t gpa, const struct gmem_leaf *leaf, unsigned order, unsigned prot)
 {
-    unsigned order = MIN(leaf->order, vmm_host.max_leaf);
     uint64_t size = PAGE_SIZE << order;
     hpa_t pa = leaf->pa + (ALIGN_DOWN(gpa, size) & ((PAGE_SIZE << leaf->order) - 1));
+    return ptab_set_leaf(&vm->nested, ALIGN_DOWN(gpa, size), pa, order, prot, PT_WB);
+}
+
+/*
+ * The nested leaf may be as large as the backing allows, smaller where a table is in the way.  What the other vCPU has installed meanwhile is just as good, but
+ * for rights that were taken away (nested_protect) and that this fault asks back; no flush then: a CPU looks again before it faults.
+ */
+static int install(struct vm *vm, gpa_t gpa, const struct gmem_leaf *leaf)
+{
+    unsigned order = MIN(leaf->order, vmm_host.max_leaf), found;
     unsigned prot = PT_R | PT_X | (leaf->writable ? PT_W : 0);
     spin_lock(&vm->nested_lock);
-    int err = ptab_set_leaf(&vm->nested, ALIGN_DOWN(gpa, size), pa, order, prot, PT_WB);
+    int err = set_leaf(vm, gpa, leaf, order, prot);
+    uint64_t old = likely(!err) ? 0 : ptab_lookup(&vm->nested, gpa, &found);
+    for (; err == -EEXIST && !old && order > ORDER_4K; order -= ORDER_2M)
+        err = set_leaf(vm, gpa, leaf, order - ORDER_2M, prot);
+    if (err == -EEXIST && old && leaf->writable && !(vm->nested.fmt->prot(old) & PT_W))
+        err = ptab_protect(&vm->nested, ALIGN_DOWN(gpa, PAGE_SIZE << found), PAGE_SIZE << found, prot);
     spin_unlock(&vm->nested_lock);
     return err == -EEXIST ? 0 : err;
+}
+
+/*
+ * A page leaves a VM, or what it may do with it shrinks: the entry has changed; now every vCPU is asked to flush, those in guest mode are kicked, and when each has
+ * been seen outside or has taken the request, no CPU holds the old translation and the caller may drop the page.
+ */
+static void flush_everywhere(struct vm *vm)
+{
+    for (unsigned i = 0; i < vm->p.ncpus; i++)
+        vcpu_request(vm->vcpu[i], REQ_FLUSH);
+    for (unsigned i = 0; i < vm->p.ncpus; i++)
+        while (atomic_load(&vm->vcpu[i]->mode) == IN_GUEST && (atomic_load(&vm->vcpu[i]->requests) & REQ_FLUSH))
+            thread_yield();
+}
+
+void nested_forget(struct vm *vm, gpa_t gpa, uint64_t len)
+{
+    spin_lock(&vm->nested_lock);
+    ptab_unmap(&vm->nested, gpa, len);
+    spin_unlock(&vm->nested_lock);
+    flush_everywhere(vm);
+}
+
+int nested_protect(struct vm *vm, gpa_t gpa, uint64_t len)
+{
+    spin_lock(&vm->nested_lock);
+    int err = ptab_protect(&vm->nested, gpa, len, PT_R | PT_X);
+    spin_unlock(&vm->nested_lock);
+    flush_everywhere(vm);
+    return err;
 }
 
 /* RAM to be populated, a write to ROM, or an access that cannot be answered. */

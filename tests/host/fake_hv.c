@@ -2,23 +2,22 @@
 
 #include <errno.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "tests/host/port_host.h"
 
-enum { FAKE_TLB = 64, FAKE_CPUS = 64 };
+enum { FAKE_CPUS = 64 };
 
 struct fake_vm { fake_script *script; void *arg; };
-struct tlb_entry { const struct vm *vm; gpa_t gpa; hpa_t pa; };
 
 static struct {
     void *arena;
     size_t len;
     unsigned kicks;
     uint32_t kicked[FAKE_CPUS];
-    struct tlb_entry tlb[FAKE_CPUS][FAKE_TLB];
 } fake;
 
 static struct fake_vm *fake_vm(struct vm *vm) { return vm->hv; }
@@ -57,28 +56,72 @@ bool fake_take_irq(struct vcpu *v, uint8_t *vector)
 
 /* ---- TLB ---- */
 
-static void tlb_forget(unsigned cpu, const struct vm *vm)
+static void tlb_forget(struct fake_cpu *f)
 {
-    for (unsigned i = 0; i < FAKE_TLB; i++)
-        if (!vm || fake.tlb[cpu][i].vm == vm)
-            fake.tlb[cpu][i] = (struct tlb_entry){ 0 };
+    memset(f->tlb, 0, sizeof f->tlb);
+    f->flush_next = false;
 }
 
-void *fake_tlb_access(struct vcpu *v, gpa_t gpa)
+/* What the tables say now. */
+static bool walk(struct vm *vm, gpa_t gpa, struct fake_tlb *t)
 {
-    struct tlb_entry *t = &fake.tlb[v->host_cpu % FAKE_CPUS][gpa / PAGE_SIZE % FAKE_TLB];
-    unsigned order;
-    if (t->vm != v->vm || t->gpa != ALIGN_DOWN(gpa, PAGE_SIZE)) {
-        uint64_t leaf = ptab_lookup(&v->vm->nested, gpa, &order);
-        if (!leaf)
-            return NULL;
-        hpa_t base = leaf & BITS(51, 12) & ~((PAGE_SIZE << order) - 1);
-        *t = (struct tlb_entry){ v->vm, ALIGN_DOWN(gpa, PAGE_SIZE), base + (ALIGN_DOWN(gpa, PAGE_SIZE) & ((PAGE_SIZE << order) - 1)) };
-    }
-    struct gmem_leaf now;
-    if (gmem_leaf(&v->vm->gmem, gpa, &now) || now.pa + (t->gpa & ((PAGE_SIZE << now.order) - 1)) != t->pa)
-        panic("fake_hv: CPU %u uses a stale translation of %llx", v->host_cpu, (unsigned long long)gpa);
+    unsigned order = 0;
+    spin_lock(&vm->nested_lock);
+    uint64_t leaf = ptab_lookup(&vm->nested, gpa, &order);
+    spin_unlock(&vm->nested_lock);
+    uint64_t size = PAGE_SIZE << order;
+    *t = (struct fake_tlb){
+        .valid = leaf, .writable = leaf && (vm->nested.fmt->prot(leaf) & PT_W), .gpa = ALIGN_DOWN(gpa, PAGE_SIZE),
+        .pa = (leaf & BITS(51, 12) & ~(size - 1)) + (ALIGN_DOWN(gpa, PAGE_SIZE) & (size - 1)),
+    };
+    return leaf;
+}
+
+void *fake_tlb_access(struct vcpu *v, gpa_t gpa, bool write)
+{
+    struct fake_tlb *t = &fake_cpu(v)->tlb[gpa / PAGE_SIZE % FAKE_TLB];
+    if (!t->valid || t->gpa != ALIGN_DOWN(gpa, PAGE_SIZE))
+        walk(v->vm, gpa, t);
+    if (write && t->valid && !t->writable)      /* a CPU asks the tables again before it faults */
+        walk(v->vm, gpa, t);
+    if (!t->valid || (write && !t->writable))
+        return NULL;
     return (char *)pa_to_va(t->pa) + (gpa & (PAGE_SIZE - 1));
+}
+
+static bool is_stale(struct vm *vm, const struct fake_tlb *t)
+{
+    struct fake_tlb now;
+    return t->valid && (!walk(vm, t->gpa, &now) || now.pa != t->pa || now.writable < t->writable);
+}
+
+/* Two entries later nothing that was asked for is still on its way. */
+static void let_it_enter(struct vcpu *v)
+{
+    unsigned from = atomic_load(&fake_cpu(v)->entries);
+    uint64_t until = clock_ns() + 5000000000ull;
+    while (atomic_load(&fake_cpu(v)->entries) - from < 2 && clock_ns() < until)
+        sched_yield();
+}
+
+const char *fake_tlb_stale(struct vm *vm)
+{
+    static char text[128];
+    for (unsigned i = 0; i < vm->p.ncpus; i++) {
+        struct vcpu *v = vm->vcpu[i];
+        const struct fake_tlb *tlb = fake_cpu(v)->tlb;
+        for (unsigned k = 0; k < FAKE_TLB; k++) {
+            struct fake_tlb t = tlb[k];
+            if (!is_stale(vm, &t))
+                continue;
+            let_it_enter(v);
+            if (memcmp(&t, &tlb[k], sizeof t) || !is_stale(vm, &t))
+                continue;
+            snprintf(text, sizeof text, "vCPU %u still has a translation of %llx that the tables no longer give", i, (unsigned long long)t.gpa);
+            return text;
+        }
+    }
+    return NULL;
 }
 
 /* ---- hv_ops ---- */
@@ -93,12 +136,7 @@ static int fake_vm_init(struct vm *vm)
     return vm->hv ? 0 : -ENOMEM;
 }
 
-static void fake_vm_fini(struct vm *vm)
-{
-    for (unsigned c = 0; c < FAKE_CPUS; c++)
-        tlb_forget(c, vm);
-    kfree(vm->hv);
-}
+static void fake_vm_fini(struct vm *vm) { kfree(vm->hv); }
 
 static void fake_reset(struct vcpu *v)
 {
@@ -115,7 +153,14 @@ static int fake_vcpu_init(struct vcpu *v)
 }
 
 static void fake_vcpu_fini(struct vcpu *v) { kfree(v->hv); }
-static void fake_load(struct vcpu *v, bool migrated) { fake_cpu(v)->loads++; }
+
+static void fake_load(struct vcpu *v, bool migrated)
+{
+    fake_cpu(v)->loads++;
+    if (migrated)
+        tlb_forget(fake_cpu(v));
+}
+
 static void fake_put(struct vcpu *v) { fake_cpu(v)->puts++; }
 
 static void fake_run(struct vcpu *v, struct exit *e)
@@ -125,7 +170,9 @@ static void fake_run(struct vcpu *v, struct exit *e)
     e->kind = EXIT_INTERNAL;
     if (!vcpu_may_enter(v))
         return;
-    f->entries++;
+    atomic_add(&f->entries, 1);
+    if (f->flush_next)
+        tlb_forget(f);
     e->rip = v->rip;
     if (fake_vm(v->vm)->script)
         fake_vm(v->vm)->script(v, f, e, fake_vm(v->vm)->arg);
@@ -166,7 +213,7 @@ static void fake_flush(struct vcpu *v, enum hv_flush what)
         f->flushes_nested++;
     else
         f->flushes_linear++;
-    tlb_forget(v->host_cpu % FAKE_CPUS, v->vm);
+    f->flush_next = true;
 }
 
 static void fake_tsc(struct vcpu *v, int64_t offset) { fake_cpu(v)->tsc_offset = offset; }

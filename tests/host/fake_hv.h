@@ -5,6 +5,9 @@
 #pragma once
 #include "kernel/vmm/vcpu.h"
 
+enum { FAKE_TLB = 64 };
+struct fake_tlb { bool valid, writable; gpa_t gpa; hpa_t pa; };
+
 struct fake_cpu {
     struct cpu_state st;
     struct event_info injected; /* what the guest was given at this entry; valid=false: nothing */
@@ -13,6 +16,8 @@ struct fake_cpu {
     int64_t tsc_offset;
     unsigned flushes_linear, flushes_nested, entries, loads, puts;
     bool nmi_blocked;
+    bool flush_next;            /* at the next entry */
+    struct fake_tlb tlb[FAKE_TLB];
 };
 
 /* One entry: fills *e.  f->injected is cleared after it.  To take the offered interrupt call fake_take_irq(). */
@@ -28,5 +33,11 @@ bool fake_take_irq(struct vcpu *, uint8_t *vector);     /* false: none offered, 
 void fake_guest_spin(struct vcpu *);
 unsigned fake_kicks(void);
 
-/* ---- A TLB per CPU: what hardware may still know.  Every fake access goes through it; using a translation after its page was freed panics. ---- */
-void *fake_tlb_access(struct vcpu *, gpa_t);    /* NULL: nested fault */
+/*
+ * ---- What hardware may still know ----
+ * Each vCPU has a TLB of its own, as an ASID gives it: forgotten when it flushes, moves to another CPU or is reset, and by nothing else.  It is consulted
+ * before the tables, so an entry that changed without a flush goes on being used.
+ */
+void *fake_tlb_access(struct vcpu *, gpa_t, bool write);        /* NULL: nested fault */
+/* A sentence when some vCPU's TLB goes on holding more than the tables now give; NULL: all is well. */
+const char *fake_tlb_stale(struct vm *);

@@ -218,7 +218,7 @@ static void fault_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, voi
         vm_request_stop(v->vm, STOP_POWEROFF, 0, "");
         return;
     }
-    p = fake_tlb_access(v, gpa);
+    p = fake_tlb_access(v, gpa, true);
     if (!p) {
         assert_int_equal(s->at % 2, 0);
         e->kind = EXIT_MMIO;
@@ -241,6 +241,123 @@ static void memory_comes_on_first_touch(void **state)
     assert_int_equal(vm_run(vm), 0);
     assert_true(vm_wait(vm, soon()));
     assert_int_equal(s.seen[0], 4);
+    finish(vm);
+}
+
+/* ---- Pages that leave a running VM ---- */
+
+enum { LEAVING = 4 * 1024 * 1024, POISON = 0x66 };
+
+/* Reads and writes one word for ever; the word is never that of a page that was given away. */
+struct touch { uint64_t reads[4], writes[4]; bool poisoned; };
+
+static void touch_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    struct touch *t = arg;
+    for (unsigned i = 0; i < 20; i++) {
+        bool write = i % 4 == 3;
+        uint32_t *p = fake_tlb_access(v, LEAVING + 64 * v->index, write);
+        if (!p) {
+            e->kind = EXIT_MMIO;
+            e->u.mmio.gpa = LEAVING + 64 * v->index, e->u.mmio.access = write ? MMIO_WRITE : MMIO_READ, e->u.mmio.final = true;
+            return;
+        }
+        if (atomic_load(p) == POISON * 0x01010101u)
+            atomic_store(&t->poisoned, true);
+        if (write) {
+            atomic_store(p, 1u);
+            atomic_add(&t->writes[v->index], 1);
+        } else {
+            atomic_add(&t->reads[v->index], 1);
+        }
+    }
+}
+
+static struct vm *run_four(struct touch *t)
+{
+    struct vm *vm = make(4, touch_script, t);
+    assert_int_equal(vm_run(vm), 0);
+    for (unsigned i = 1; i < 4; i++)
+        vcpu_request(vm_vcpu(vm, i), REQ_SIPI);
+    return vm;
+}
+
+static void wait_for_more(uint64_t count[4])
+{
+    uint64_t from[4];
+    for (unsigned i = 0; i < 4; i++)
+        from[i] = atomic_load(&count[i]);
+    for (unsigned i = 0; i < 4; i++)
+        while (atomic_load(&count[i]) == from[i])
+            thread_yield();
+}
+
+static uint64_t *chunk_of(struct vm *vm, gpa_t gpa)
+{
+    struct gmem_range *r = &vm->gmem.range[0];
+    return &r->chunk[gpa / PAGE_2M - r->first];
+}
+
+/* As copy-on-write would: other memory under the same address, the old page to whoever wants it. */
+static void swap_page(struct vm *vm, bool flush)
+{
+    uint64_t *chunk = chunk_of(vm, LEAVING), old = atomic_load(chunk) & ~CHUNK_LARGE;
+    hpa_t new = page_alloc_zeroed_2m(0);
+    assert_true(old && new);
+    atomic_store(chunk, new | CHUNK_LARGE);
+    if (flush) {
+        nested_forget(vm, LEAVING, PAGE_2M);
+        assert_null(fake_tlb_stale(vm));
+        memset(pa_to_va(old), POISON, PAGE_2M);
+    } else {                                    /* the mistake */
+        spin_lock(&vm->nested_lock);
+        ptab_unmap(&vm->nested, LEAVING, PAGE_2M);
+        spin_unlock(&vm->nested_lock);
+    }
+    page_put(old, ORDER_2M);
+}
+
+static void a_page_leaves_before_it_is_given_away(void **state)
+{
+    struct touch t = { 0 };
+    struct vm *vm = run_four(&t);
+    for (unsigned round = 0; round < 50; round++) {
+        wait_for_more(t.writes);
+        swap_page(vm, true);
+    }
+    wait_for_more(t.reads);
+    assert_false(atomic_load(&t.poisoned));
+    finish(vm);
+}
+
+static void a_missing_flush_is_caught(void **state)
+{
+    struct touch t = { 0 };
+    struct vm *vm = run_four(&t);
+    wait_for_more(t.writes);
+    assert_null(fake_tlb_stale(vm));
+    swap_page(vm, false);
+    assert_non_null(fake_tlb_stale(vm));
+    assert_non_null(strstr(fake_tlb_stale(vm), "a translation of 400000"));
+    finish(vm);
+}
+
+static void lost_rights_reach_every_cpu(void **state)
+{
+    struct touch t = { 0 };
+    struct vm *vm = run_four(&t);
+    for (unsigned round = 0; round < 50; round++) {
+        wait_for_more(t.writes);
+        assert_int_equal(nested_protect(vm, LEAVING, PAGE_SIZE), 0);
+        assert_null(fake_tlb_stale(vm));        /* and the next write gets the right back */
+        if (round % 4 == 0)
+            nested_forget(vm, LEAVING, PAGE_SIZE);
+    }
+    wait_for_more(t.writes);
+    spin_lock(&vm->nested_lock);
+    assert_int_equal(ptab_protect(&vm->nested, LEAVING, PAGE_SIZE, PT_R | PT_X), 0);
+    spin_unlock(&vm->nested_lock);
+    assert_non_null(fake_tlb_stale(vm));
     finish(vm);
 }
 
@@ -552,7 +669,8 @@ static void creation_survives_allocation_failures(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(ports_reach_the_bus), T(single_step_traps_behind_exits), T(vector_moves_reach_devices), T(memory_comes_on_first_touch), T(walks_long_mode_tables), T(walks_32_bit_tables), T(no_wake_up_is_lost),
+        T(ports_reach_the_bus), T(single_step_traps_behind_exits), T(vector_moves_reach_devices), T(memory_comes_on_first_touch), T(a_page_leaves_before_it_is_given_away),
+        T(a_missing_flush_is_caught), T(lost_rights_reach_every_cpu), T(walks_long_mode_tables), T(walks_32_bit_tables), T(no_wake_up_is_lost),
         T(tpr_holds_a_halted_cpu), T(control_from_every_state), T(requests_race_with_control), T(third_triple_fault_stops),
         T(no_room_is_said_with_figures), T(everything_is_given_back), T(creation_survives_allocation_failures),
     };
