@@ -33,6 +33,7 @@
 #include "kernel/lib/port.h"
 #include "kernel/vmm/vcpu.h"
 
+#define DRAIN_NS        10000000000ull  /* for all requests in flight to end, before a pause or a kill goes on without them */
 #define PCI_HOLE        0xc0000000ull
 #define PCI_HOLE_END    0xfec00000ull
 #define MMIO64_BYTES    (64ull << 30)
@@ -512,12 +513,14 @@ static void on_reset(void *arg)
     firmware(m);
 }
 
+/* One deadline for all, so that several dead disks do not hold up a pause or a kill any longer than one. */
 static void on_drain(void *arg)
 {
     struct machine *m = arg;
+    uint64_t deadline = clock_ns() + DRAIN_NS;
     for (unsigned i = 0; i < m->ndevs; i++)
         if (m->dev[i].ops->drain)
-            m->dev[i].ops->drain(m->dev[i].dev);
+            m->dev[i].ops->drain(m->dev[i].dev, deadline);
 }
 
 static void on_resume(void *arg)

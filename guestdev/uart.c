@@ -385,7 +385,7 @@ static int uart_snap(void *dev, struct snap *s)
     return snap_end(s);
 }
 
-static void uart_drain(void *dev)
+static void uart_drain(void *dev, uint64_t deadline_ns)
 {
     struct uart *u = dev;
     spin_lock(&u->lock);

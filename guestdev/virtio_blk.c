@@ -433,7 +433,7 @@ fail:
 
 static void ops_reset(void *dev, enum gdev_reset kind) { virtio_reset(&((struct virtio_blk *)dev)->v); }
 static int  ops_snap(void *dev, struct snap *s) { return virtio_snap(&((struct virtio_blk *)dev)->v, s); }
-static void ops_drain(void *dev) { virtio_drain(&((struct virtio_blk *)dev)->v); }
+static void ops_drain(void *dev, uint64_t deadline_ns) { virtio_drain(&((struct virtio_blk *)dev)->v, deadline_ns); }
 static void ops_resume(void *dev) { virtio_resume(&((struct virtio_blk *)dev)->v); }
 static void ops_destroy(void *dev)
 {

@@ -218,7 +218,7 @@ int virtio_console_create(const struct virtio_console_args *a, struct virtio_con
 
 static void ops_reset(void *dev, enum gdev_reset kind) { virtio_reset(&((struct virtio_console *)dev)->v); }
 static int  ops_snap(void *dev, struct snap *s) { return virtio_snap(&((struct virtio_console *)dev)->v, s); }
-static void ops_drain(void *dev) { virtio_drain(&((struct virtio_console *)dev)->v); }
+static void ops_drain(void *dev, uint64_t deadline_ns) { virtio_drain(&((struct virtio_console *)dev)->v, deadline_ns); }
 static void ops_resume(void *dev) { virtio_resume(&((struct virtio_console *)dev)->v); }
 static void ops_destroy(void *dev)
 {

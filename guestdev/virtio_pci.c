@@ -505,9 +505,9 @@ static void drain_fully(struct virtio *v)
         ;
 }
 
-void virtio_drain(struct virtio *v)
+void virtio_drain(struct virtio *v, uint64_t deadline_ns)
 {
-    if (!drain_until(v, clock_ns() + VIRTIO_DRAIN_NS))
+    if (!drain_until(v, deadline_ns))
         log_limited(&v->rl, LOG_WARN, v->cls->name, "requests do not end; paused with them in flight");
 }
 

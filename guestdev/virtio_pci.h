@@ -14,7 +14,6 @@
 #include "kernel/lib/log.h"
 
 enum { VIRTIO_MAX_QUEUES = 8 };
-#define VIRTIO_DRAIN_NS 10000000000ull
 
 struct virtio;
 
@@ -78,8 +77,8 @@ int  virtio_init(struct virtio *, const struct virtio_setup *);     /* 0; -EBUSY
 void virtio_fini(struct virtio *);                                  /* waits until nothing is held, unplugs */
 void virtio_reset(struct virtio *);     /* machine reset: vCPUs stopped; waits until nothing is held */
 int  virtio_snap(struct virtio *, struct snap *);
-/* Nothing starts before virtio_resume.  Returns when nothing is held, or after VIRTIO_DRAIN_NS: what a dead disk still holds is saved by its heads. */
-void virtio_drain(struct virtio *);
+/* Nothing starts before virtio_resume.  Returns when nothing is held, or at the deadline: what a dead disk still holds is saved by its heads. */
+void virtio_drain(struct virtio *, uint64_t deadline_ns);
 void virtio_resume(struct virtio *);
 
 /* ---- At run time ---- */

@@ -62,7 +62,7 @@ int virtio_rng_create(struct gmem *gmem, struct pci_bus *bus, unsigned slot, str
 
 static void ops_reset(void *dev, enum gdev_reset kind) { virtio_reset(&((struct virtio_rng *)dev)->v); }
 static int  ops_snap(void *dev, struct snap *s) { return virtio_snap(&((struct virtio_rng *)dev)->v, s); }
-static void ops_drain(void *dev) { virtio_drain(&((struct virtio_rng *)dev)->v); }
+static void ops_drain(void *dev, uint64_t deadline_ns) { virtio_drain(&((struct virtio_rng *)dev)->v, deadline_ns); }
 static void ops_resume(void *dev) { virtio_resume(&((struct virtio_rng *)dev)->v); }
 static void ops_destroy(void *dev)
 {

@@ -14,8 +14,9 @@ struct gdev_ops {
     void (*reset)(void *dev, enum gdev_reset);
     int  (*snap)(void *dev, struct snap *);
     void (*destroy)(void *dev);
-    /* Optional.  drain: thread context; returns when no request is in flight (new ones are not started: VM is paused). */
-    void (*drain)(void *dev);
+    /* Optional.  drain: thread context; returns when no request is in flight (new ones are not started: VM is paused), or at the deadline with what a dead
+     * disk still holds. */
+    void (*drain)(void *dev, uint64_t deadline_ns);
     /* Optional.  The VM goes on after a drain: take up again what waits on the host's side (console input). */
     void (*resume)(void *dev);
 };

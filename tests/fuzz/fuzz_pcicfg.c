@@ -79,8 +79,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while (in.n)
         step(&in);
     const struct gdev dev[] = { { &virtio_blk_ops, blk }, { &virtio_rng_ops, rng }, { &pcihost_ops, bed.g->host } };
-    virtio_blk_ops.drain(blk);
-    virtio_rng_ops.drain(rng);
+    virtio_blk_ops.drain(blk, clock_ns() + 10000000000ull);
+    virtio_rng_ops.drain(rng, clock_ns() + 10000000000ull);
     ASSERT(bed.g->gmem.pins == 0);
     round_trip(dev, 3);
     virtio_blk_ops.destroy(blk);

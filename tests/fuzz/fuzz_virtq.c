@@ -161,7 +161,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     while (in.n)
         step(&in);
     settle();
-    bed.dev.ops->drain(bed.dev.dev);
+    bed.dev.ops->drain(bed.dev.dev, clock_ns() + 10000000000ull);
     ASSERT(bed.g->gmem.pins == 0);
     snap_round_trip();
     bed.dev.ops->resume(bed.dev.dev);

@@ -262,12 +262,12 @@ static void snapshot(void **state)
     type("ab");
     for (unsigned i = 0; i < 70; i++)
         wr(UART_DATA, i);
-    uart_ops.drain(u);
+    uart_ops.drain(u, clock_ns() + 10000000000ull);
     type("late");
     snap_init_save(&s, a, sizeof a);
     assert_int_equal(uart_ops.snap(u, &s), 0);
     uart_ops.reset(u, GDEV_RESET);
-    uart_ops.drain(u);
+    uart_ops.drain(u, clock_ns() + 10000000000ull);
     snap_init_load(&r, a, s.pos);
     assert_int_equal(uart_ops.snap(u, &r), 0);
     snap_init_save(&r, b, sizeof b);

@@ -320,7 +320,7 @@ static void snapshot(void **state)
     snap_init_save(&s, buf, sizeof buf);
     assert_int_equal(virtio_blk_ops.snap(b.dev, &s), 0);
     mem_blk_drain(b.disk);
-    virtio_blk_ops.drain(b.dev);
+    virtio_blk_ops.drain(b.dev, clock_ns() + 10000000000ull);
     struct virtio_blk *first = b.dev;
     virtio_blk_ops.destroy(first);
     /* The rings as they were when it was saved. */
