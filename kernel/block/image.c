@@ -30,6 +30,42 @@ int image_refuse(struct image_env *env, int err, const char *fmt, ...)
     return err;
 }
 
+/* ---- Other files: claimed, so that nobody else writes what an image in use rests on ---- */
+
+int image_claim(struct blk *other, bool write, const char *name, struct image_env *env)
+{
+    int err = blk_claim(other, write);
+    return err == -EBUSY ? image_refuse(env, err, "the file '%.100s' is being %s", name, write ? "used" : "written") : err;
+}
+
+int image_open_backing(struct image *img, enum image_format f, const char *name, struct image_env *env)
+{
+    struct blk *file;
+    if (!env->open)
+        return image_refuse(env, -ENOENT, "the backing file '%.100s' cannot be opened here", name);
+    int err = env->open(env->arg, name, false, &file);
+    if (err)
+        return image_refuse(env, err, "the backing file '%.100s' cannot be opened", name);
+    env->depth++;
+    err = image_open(f ? f : IMAGE_RAW, file, 0, env, &img->backing);
+    env->depth--;
+    if (err)
+        return err;
+    err = image_claim(img->backing, false, name, env);
+    if (err) {
+        blk_close(img->backing);
+        img->backing = NULL;
+    }
+    return err;
+}
+
+void image_drop_backing(struct image *img)
+{
+    if (img->backing)
+        blk_release(img->backing, false);
+    blk_close(img->backing);
+}
+
 /* ---- The file below ---- */
 
 int file_read(struct blk *b, uint64_t off, void *buf, size_t len)
@@ -235,7 +271,7 @@ static void image_close(struct blk *b)
     if (img->ops->fini)
         img->ops->fini(img);
     mapped_fini(&img->m);
-    blk_close(img->backing);
+    image_drop_backing(img);
     blk_close(img->file);
     kfree(img);
 }

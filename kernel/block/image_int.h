@@ -43,6 +43,10 @@ struct image {
 int image_ready(struct image *, const char *kind);
 int image_read_locked(struct image *, uint64_t off, void *buf, size_t len);
 int image_write_locked(struct image *, uint64_t off, const void *buf, size_t len);
+/* A backing file whose format the image does not state (IMAGE_NONE) is taken as raw: guessing would let a guest choose. */
+int image_open_backing(struct image *, enum image_format, const char *name, struct image_env *);
+void image_drop_backing(struct image *);
+int image_claim(struct blk *other, bool write, const char *name, struct image_env *);
 /* What the cluster would read if it were not in this image. */
 int image_read_backing(struct image *, uint64_t off, void *buf, size_t len);
 

@@ -460,23 +460,6 @@ static int read_backing_name(struct qcow2 *q, const uint8_t *h, struct image_env
     return err;
 }
 
-/* A backing file whose format the image does not state is taken as raw: guessing would let a guest choose. */
-static int open_backing(struct qcow2 *q, unsigned flags, struct image_env *env)
-{
-    struct blk *file;
-    if (!q->backing[0] || flags & IMAGE_NO_BACKING)
-        return 0;
-    if (!env->open)
-        return image_refuse(env, -ENOENT, "the backing file '%.100s' cannot be opened here", q->backing);
-    int err = env->open(env->arg, q->backing, false, &file);
-    if (err)
-        return image_refuse(env, err, "the backing file '%.100s' cannot be opened", q->backing);
-    env->depth++;
-    err = image_open(q->backing_format ? q->backing_format : IMAGE_RAW, file, 0, env, &q->img.backing);
-    env->depth--;
-    return err;
-}
-
 static int find_end(struct qcow2 *q)
 {
     uint64_t c = (q->img.file->size + cluster_size(q) - 1) >> q->bits, count;
@@ -531,7 +514,7 @@ static int load(struct qcow2 *q, unsigned flags, struct image_env *env)
         err = read_backing_name(q, h, env);
     if (!err)
         err = find_end(q);
-    return err ? err : open_backing(q, flags, env);
+    return !err && q->backing[0] && !(flags & IMAGE_NO_BACKING) ? image_open_backing(&q->img, q->backing_format, q->backing, env) : err;
 }
 
 int qcow2_open(struct blk *file, unsigned flags, struct image_env *env, struct image **out)
@@ -551,7 +534,7 @@ int qcow2_open(struct blk *file, unsigned flags, struct image_env *env, struct i
         err = image_ready(&q->img, "qcow2");
     if (err) {
         q->img.failed = err;
-        blk_close(q->img.backing);
+        image_drop_backing(&q->img);
         qcow2_fini(&q->img);
         kfree(q);
         return err;

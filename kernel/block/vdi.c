@@ -28,11 +28,17 @@ struct vdi {
     struct vdi_header h;
     uint32_t *map;
     bool *map_dirty;            /* per 512 bytes of the map */
+    uint8_t *used;              /* bit per place of a block in the file */
+    uint32_t first_free;        /* no place below is free */
     bool header_dirty;
 };
 
 static struct vdi *vdi_of(struct image *img) { return container_of(img, struct vdi, img); }
 static uint64_t map_bytes(const struct vdi *v) { return ALIGN_UP(v->h.blocks * 4ull, 512ull); }
+
+static bool is_used(const struct vdi *v, uint32_t e) { return v->used[e / 8] >> e % 8 & 1; }
+static void set_used(struct vdi *v, uint32_t e) { v->used[e / 8] |= 1 << e % 8; }
+static uint64_t used_bytes(uint64_t blocks) { return blocks / 8 + 1; }
 
 static uint64_t place(const struct vdi *v, uint32_t entry) { return v->h.data_off + (uint64_t)entry * v->h.block_size; }
 
@@ -60,6 +66,24 @@ static void set_entry(struct vdi *v, uint64_t b, uint32_t e)
     atomic_store(&v->img.dirty, true);
 }
 
+/* The header's count of blocks is the first place behind all that are in use: where other writers put their next one. */
+static void count_places(struct vdi *v)
+{
+    uint32_t n = v->h.blocks;
+    while (n && !is_used(v, n - 1))
+        n--;
+    if (v->h.allocated != n)
+        v->h.allocated = n, v->header_dirty = true;
+}
+
+/* There is a free place for every block: places that a crash lost, which the map does not name, are free again. */
+static uint32_t free_place(struct vdi *v)
+{
+    while (is_used(v, v->first_free))
+        v->first_free++;
+    return v->first_free;
+}
+
 static int vdi_write(struct image *img, uint64_t off, const void *buf, size_t *len)
 {
     struct vdi *v = vdi_of(img);
@@ -68,7 +92,7 @@ static int vdi_write(struct image *img, uint64_t off, const void *buf, size_t *l
     *len = MIN(*len, (size_t)(v->h.block_size - in));
     if (e < VDI_ZERO)
         return file_write(img->file, place(v, e) + in, buf, *len);
-    e = v->h.allocated;
+    e = free_place(v);
     uint64_t at = place(v, e);
     int err = file_extend(img->file, at + v->h.block_size);
     if (!err && *len < v->h.block_size)         /* the place may have held something before */
@@ -77,8 +101,9 @@ static int vdi_write(struct image *img, uint64_t off, const void *buf, size_t *l
         err = file_write(img->file, at + in, buf, *len);
     if (!err) {
         set_entry(v, b, e);
-        v->h.allocated++;
-        v->header_dirty = true;
+        set_used(v, e);
+        if (e >= v->h.allocated)
+            v->h.allocated = e + 1, v->header_dirty = true;
     }
     return err;
 }
@@ -121,20 +146,12 @@ static int vdi_flush(struct image *img)
 static int vdi_check(struct image *img, unsigned fix, struct image_check *c)
 {
     struct vdi *v = vdi_of(img);
-    uint8_t *seen = kzalloc(v->h.blocks);
-    if (!seen && v->h.blocks)
-        return -ENOMEM;
     c->total = v->h.blocks;
-    for (uint32_t b = 0; b < v->h.blocks; b++) {
-        uint32_t e = v->map[b];
-        if (e >= VDI_ZERO)
-            continue;
-        c->allocated++;
-        c->corruptions += seen[e]++ != 0;
-        c->end = MAX(c->end, place(v, e) + v->h.block_size);
-    }
-    kfree(seen);
-    return 0;                   /* counted blocks without a map entry are normal after a crash, and harmless */
+    for (uint32_t b = 0; b < v->h.blocks; b++)
+        c->allocated += v->map[b] < VDI_ZERO;   /* that no two are in one place was checked when it was opened */
+    c->leaks = v->h.allocated - c->allocated;
+    c->end = place(v, v->h.allocated);
+    return 0;
 }
 
 static void vdi_info(struct image *img, struct image_info *i) { i->fixed = vdi_of(img)->h.type == VDI_STATIC; }
@@ -143,6 +160,7 @@ static void vdi_fini(struct image *img)
 {
     kfree(vdi_of(img)->map);
     kfree(vdi_of(img)->map_dirty);
+    kfree(vdi_of(img)->used);
 }
 
 static int vdi_resize(struct image *img, uint64_t size, struct image_env *);
@@ -161,30 +179,24 @@ static int check_header(const struct vdi_header *h, uint64_t file_size, struct i
     if (h->block_size != VDI_BLOCK || h->sector_size != 512 || h->block_extra)
         return image_refuse(env, -ENOTSUP, "VDI blocks of %u bytes are not supported", h->block_size);
     if (h->map_off % 512 || h->data_off % 512 || h->blocks > 0x20000000u || h->map_off + h->blocks * 4ull > h->data_off || h->data_off > file_size ||
-        h->size > (uint64_t)h->blocks * VDI_BLOCK || h->allocated > h->blocks)
+        h->size > (uint64_t)h->blocks * VDI_BLOCK)
         return image_refuse(env, -EILSEQ, "the VDI header makes no sense");
     return 0;
 }
 
-/* Entries point at different blocks of the file. */
+/* Entries name different places, as many as there are blocks. */
 static int check_map(struct vdi *v)
 {
-    int err = 0;
-    uint8_t *seen = kzalloc((v->h.allocated + 7) / 8 + 1);
-    if (!seen)
-        return -ENOMEM;
     for (uint32_t b = 0; b < v->h.blocks; b++) {
         uint32_t e = v->map[b];
         if (e >= VDI_ZERO)
             continue;
-        if (e >= v->h.allocated || seen[e / 8] >> e % 8 & 1) {
-            err = -EILSEQ;
-            break;
-        }
-        seen[e / 8] |= 1 << e % 8;
+        if (e >= v->h.blocks || is_used(v, e))
+            return -EILSEQ;
+        set_used(v, e);
     }
-    kfree(seen);
-    return err;
+    count_places(v);
+    return 0;
 }
 
 static int load(struct vdi *v, struct image_env *env)
@@ -199,7 +211,8 @@ static int load(struct vdi *v, struct image_env *env)
         return image_refuse(env, -EILSEQ, "the VDI map is larger than the file");
     v->map = kmalloc(map_bytes(v) + 512);
     v->map_dirty = kzalloc(map_bytes(v) / 512 + 1);
-    if (!v->map || !v->map_dirty)
+    v->used = kzalloc(used_bytes(v->h.blocks));
+    if (!v->map || !v->map_dirty || !v->used)
         return -ENOMEM;
     err = file_read(file, v->h.map_off, v->map, map_bytes(v));
     if (!err && check_map(v))
@@ -268,17 +281,19 @@ static int vdi_resize(struct image *img, uint64_t size, struct image_env *env)
         return image_refuse(env, -ENOTSUP, "the VDI image's map has room for %llu MiB only; convert it", (unsigned long long)((v->h.data_off - v->h.map_off) / 4));
     uint32_t *map = kmalloc(bytes + 512);
     bool *dirty = kzalloc(bytes / 512 + 1);
-    int err = map && dirty ? vdi_flush(img) : -ENOMEM;
+    uint8_t *used = kzalloc(used_bytes(blocks));
+    int err = map && dirty && used ? vdi_flush(img) : -ENOMEM;
     if (err) {
-        kfree(map), kfree(dirty);
+        kfree(map), kfree(dirty), kfree(used);
         return err;
     }
+    memcpy(used, v->used, used_bytes(v->h.blocks));
     memcpy(map, v->map, v->h.blocks * 4ull);
     for (uint64_t b = v->h.blocks; b < bytes / 4; b++)
         map[b] = VDI_FREE;
     memset(dirty, true, bytes / 512);
-    kfree(v->map), kfree(v->map_dirty);
-    v->map = map, v->map_dirty = dirty;
+    kfree(v->map), kfree(v->map_dirty), kfree(v->used);
+    v->map = map, v->map_dirty = dirty, v->used = used;
     v->h.blocks = blocks;
     err = vdi_flush(img);       /* the map first: the header makes it count */
     v->h.size = size;

@@ -38,6 +38,7 @@ struct vmdk {
     uint64_t ngt, end;          /* end: sector where the next grain goes */
     struct blk *flat;
     uint64_t flat_off;
+    bool claimed, claimed_write;        /* the flat extent */
     uint8_t *expanded;
     uint32_t expanded_at;
 };
@@ -220,6 +221,8 @@ static void vmdk_fini(struct image *img)
         kfree(v->gt[i].e);
     kfree(v->gt);
     kfree(v->expanded);
+    if (v->claimed)
+        blk_release(v->flat, v->claimed_write);
     blk_close(v->flat);
 }
 
@@ -313,6 +316,10 @@ static int open_flat(struct vmdk *v, const char *desc, unsigned flags, struct im
         return image_refuse(env, -ENOENT, "the extent '%.100s' cannot be opened here", name);
     if (!err && (err = env->open(env->arg, name, flags & IMAGE_WRITE, &v->flat)))
         return image_refuse(env, err, "the extent '%.100s' cannot be opened", name);
+    if (!err) {
+        err = image_claim(v->flat, flags & IMAGE_WRITE, name, env);
+        v->claimed = !err, v->claimed_write = flags & IMAGE_WRITE;
+    }
     if (!err && (v->flat_off > v->flat->size || v->img.blk.size > v->flat->size - v->flat_off))
         err = image_refuse(env, -EILSEQ, "the extent '%.100s' is too short", name);
     v->img.cluster = 65536;
@@ -364,10 +371,12 @@ static int open_sparse(struct vmdk *v, unsigned flags, struct image_env *env)
     struct blk *file = v->img.file;
     int err = 0;
     if (v->h.gd_off == UINT64_MAX) {            /* written as a stream: the real header is at the end */
-        if (file->size < 1536 || file_read(file, file->size - 1024, &v->h, sizeof v->h))
+        if (file->size < 1536)
             return image_refuse(env, -EILSEQ, "the VMDK stream has no end");
+        err = file_read(file, file->size - 1024, &v->h, sizeof v->h);
     }
-    err = check_sparse(v, env);
+    if (!err)
+        err = check_sparse(v, env);
     char *desc = err ? NULL : kzalloc(DESC_MAX + 1);
     if (!err && !desc)
         err = -ENOMEM;
@@ -379,8 +388,10 @@ static int open_sparse(struct vmdk *v, unsigned flags, struct image_env *env)
     kfree(desc);
     if (!err && flags & IMAGE_WRITE && v->h.flags & (F_COMPRESSED | F_MARKERS))
         err = image_refuse(env, -EROFS, "stream-optimised VMDK images can only be read");
-    if (!err && load_directory(v))
-        err = image_refuse(env, -EILSEQ, "the VMDK grain directory makes no sense");
+    if (!err)
+        err = load_directory(v);
+    if (err == -EILSEQ && !env->error[0])
+        image_refuse(env, err, "the VMDK grain directory makes no sense");
     v->img.blk.size = v->h.capacity * SECTOR;
     v->img.cluster = grain_bytes(v);
     v->end = ALIGN_UP(file->size / SECTOR, v->h.grain ? v->h.grain : 1);
