@@ -36,12 +36,12 @@ test-built: $(storage_progs) $(storage_tools)
 bench-storage: $(B)/storage/bench $(B)/joistimg
 	@tests/storage/bench_all $(B)
 # The crash tests at length: hours.
-test-long: $(B)/storage/scale $(B)/storage/model_dir $(B)/storage/model_fs $(B)/storage/crash_fs $(B)/storage/crash_qcow2 $(B)/storage/stress_tsan
+test-long: $(B)/storage/scale $(B)/storage/model_dir $(B)/storage/model_fs $(B)/storage/crash_fs $(B)/storage/crash_image $(B)/storage/stress_tsan
 	$(B)/storage/scale
 	$(B)/storage/crash_fs 5000000 1000
 	$(B)/storage/model_fs 20000000 1000
 	$(B)/storage/model_dir 20000000 1000
-	$(B)/storage/crash_qcow2 300000 1000
+	$(B)/storage/crash_image 1000000 1000
 	tests/storage/diff_images $(B) 50 1000
 	$(B)/storage/stress_tsan 120 1000
 .PHONY: tools bench-storage test-long

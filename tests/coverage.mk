@@ -14,7 +14,7 @@ $(patsubst tests/unit/%.c,$(B)/cov/unit/%,$(wildcard tests/unit/test_mgmt_*.c)):
 $(B)/cov/storage/%: $(B)/cov/tests/storage/%.o $(B)/cov/tools/hostfile.o $(B)/cov/lib.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) --coverage -pthread $^ -lz -lzstd -o $@
-# LVM and the qcow2 check are tested by these: tests/storage/diff_volumes, crash_qcow2.
-coverage: $(B)/cov/storage/volumes $(B)/cov/storage/crash_qcow2 $(patsubst tests/unit/%.c,$(B)/cov/unit/%,$(wildcard tests/unit/test_*.c))
+# LVM and the qcow2 check are tested by these: tests/storage/diff_volumes, crash_image.
+coverage: $(B)/cov/storage/volumes $(B)/cov/storage/crash_image $(patsubst tests/unit/%.c,$(B)/cov/unit/%,$(wildcard tests/unit/test_*.c))
 	@tests/coverage $(B)/cov $(filter %.c,$(hosted))
 .PHONY: coverage

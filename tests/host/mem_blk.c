@@ -176,6 +176,12 @@ void mem_blk_relimit(struct mem_blk *m)
         panic("mem_blk: limits");
 }
 
+void mem_blk_free(struct mem_blk *m)
+{
+    m->blk.ops = &mem_ops;
+    blk_close(&m->blk);
+}
+
 struct mem_blk *mem_blk_create(uint64_t size, uint64_t capacity, enum mem_mode mode, uint64_t seed)
 {
     struct mem_blk *m = calloc(1, sizeof *m);

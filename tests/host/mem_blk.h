@@ -42,6 +42,8 @@ struct mem_blk {
 
 /* Capacity may exceed size for online growth.  Memory comes zeroed and costs only what is touched. */
 struct mem_blk *mem_blk_create(uint64_t size, uint64_t capacity, enum mem_mode mode, uint64_t seed);
+/* Closes it, whatever the ops it was given in place of its own. */
+void mem_blk_free(struct mem_blk *);
 /* After changing limits; done by create for the default ones. */
 void mem_blk_relimit(struct mem_blk *);
 bool mem_blk_step(struct mem_blk *);    /* ends one request; false: none pending */

@@ -36,12 +36,6 @@ static struct mem_blk *kept_disk(uint64_t size, uint64_t capacity)
     return m;
 }
 
-static void free_disk(struct mem_blk *m, const struct blk_ops *real)
-{
-    m->blk.ops = real;
-    blk_close(&m->blk);
-}
-
 /* ---- Kinds of images ---- */
 
 struct kind { const char *name; enum image_format format; struct image_opts opts; bool backing; };
@@ -60,7 +54,6 @@ static const struct kind kinds[] = {
 struct world {
     const struct kind *k;
     struct mem_blk *disk, *other;       /* other: the backing file, or the flat extent */
-    const struct blk_ops *real;
     struct blk *img;
     uint64_t cur[SECTORS_MAX], since[SECTORS_MAX];      /* versions that a sector may show now; and after the next opening */
     int version;
@@ -93,9 +86,6 @@ static void world_init(struct world *w, const struct kind *k, uint64_t seed)
     w->k = k, w->seed = seed;
     w->disk = kept_disk(4096, 16 << 20);
     w->other = kept_disk(k->backing ? 400 << 10 : 4096, 16 << 20);
-    struct mem_blk *plain = mem_blk_create(4096, 4096, MEM_INLINE, 1);
-    w->real = plain->blk.ops;
-    blk_close(&plain->blk);
     struct image_env env = { .open = open_other, .arg = w };
     assert_int_equal(image_create(k->format, &w->disk->blk, &k->opts, &env), 0);
     if (k->backing)
@@ -109,8 +99,8 @@ static void unready(struct world *w) { blk_split_close(&w->disk->blk), blk_split
 
 static void world_fini(struct world *w)
 {
-    free_disk(w->disk, w->real);
-    free_disk(w->other, w->real);
+    mem_blk_free(w->disk);
+    mem_blk_free(w->other);
 }
 
 /* ---- Random work that keeps account of what may be seen ---- */
@@ -329,10 +319,6 @@ static void making_fails_at_every_point(void **state)
                 if (!w.other->blk.split)
                     assert_int_equal(blk_ready(&w.other->blk), 0);
                 assert_int_equal(port_alloc_count(), before);
-                w.disk->blk.ops->close(&w.disk->blk);
-                struct mem_blk *plain = mem_blk_create(4096, 4096, MEM_INLINE, 1);
-                w.real = plain->blk.ops;
-                blk_close(&plain->blk);
                 world_fini(&w);
                 if (!err)
                     break;
@@ -349,7 +335,6 @@ static void a_guest_cannot_turn_its_raw_disk_into_something_else(void **state)
     struct image_opts o = { .size = 1 << 20, .backing = "secret", .backing_format = IMAGE_RAW };
     struct blk *img;
     struct image_info info;
-    const struct blk_ops *real;
     assert_int_equal(image_create(IMAGE_QCOW2, &evil->blk, &o, &env), 0);
     assert_int_equal(image_open(IMAGE_RAW, &raw->blk, IMAGE_WRITE, &env, &img), 0);
     assert_int_equal(blk_write(img, 0, evil->data, evil->blk.size, 0), 0);      /* the guest */
@@ -365,10 +350,7 @@ static void a_guest_cannot_turn_its_raw_disk_into_something_else(void **state)
     assert_memory_equal(head, evil->data, sizeof head);
     assert_int_equal(image_open(IMAGE_NONE, &evil->blk, 0, &env, &img), -EINVAL);
     assert_non_null(strstr(env.error, "must be stated"));
-    struct mem_blk *plain = mem_blk_create(4096, 4096, MEM_INLINE, 1);
-    real = plain->blk.ops;
-    blk_close(&plain->blk);
-    free_disk(evil, real), free_disk(raw, real);
+    mem_blk_free(evil), mem_blk_free(raw);
 }
 
 static void an_iso_is_only_read(void **state)
