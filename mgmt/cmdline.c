@@ -93,7 +93,7 @@ static void pick_add(void *arg, const char *word, const char *help)
 {
     struct pick *p = arg;
     unsigned d = name_distance(word, p->word, p->best);
-    if (d < p->best)
+    if (d < p->best && 2 * d <= MAX(strlen(word), strlen(p->word)))     /* most of it alike: "foo" is not "log" */
         p->best = d, p->near = word;
     if (p->exact || !has_prefix(word, p->word))
         return;
@@ -175,6 +175,8 @@ const struct cmd *cmd_resolve(char *const *w, unsigned n, unsigned *used, struct
     char what[40];
     snprintf(what, sizeof what, "%s command", noun);
     const char *verb = pick_done(&second, what, f);
+    if (!verb && !second.near && !second.matches)
+        fail_hint(f, "help %s lists the %s commands", noun, noun);
     *used = 2;
     return verb ? by_name(noun, verb) : NULL;
 }

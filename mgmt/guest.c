@@ -345,13 +345,22 @@ static void note_start(struct guest *g, struct machine *m)
     mutex_unlock(&g->now);
 }
 
+/* Why a machine could not be had or started, and for want of room what helps. */
+static int cannot_start(struct guest *g, int err, const char *why, struct fail *f)
+{
+    fail_set(f, fail_code(err), "VM \"%s\" cannot start: %s", g->def.name, why);
+    if (f->code == EX_RESOURCE)
+        fail_hint(f, "stop another VM, or take less with vm set %s --mem SIZE; host mem shows what there is", g->def.name);
+    return f->code;
+}
+
 static int power_on(struct guest *g, const struct machine_config *c, struct fail *f)
 {
     char why[240] = "";
     struct machine *m;
     int err = machine_create(c, &m, why, sizeof why);
     if (err)
-        return fail_set(f, fail_code(err), "VM \"%s\" cannot start: %s", g->def.name, why);
+        return cannot_start(g, err, why, f);
     note_start(g, m);
     mutex_lock(&table.lock);
     g->refs++;          /* the machine's; reap drops it */
@@ -366,7 +375,7 @@ static int power_on(struct guest *g, const struct machine_config *c, struct fail
     mutex_unlock(&g->now);
     machine_destroy(m);
     guest_put(g);
-    return fail_set(f, fail_code(err), "VM \"%s\" cannot start: %s", g->def.name, why);
+    return cannot_start(g, err, why, f);
 }
 
 static void undo_start(struct guest *g)

@@ -13,7 +13,7 @@ static void grammar(void **state)
         { "", 0, "" }, { "   ", 0, "" }, { "# vm list", 0, "" }, { ";;;", 0, "" }, { "vm li", 0, "" }, { "list", 0, "" },
         { "li", 0, "" }, { "im li", 0, "" },
         { "vm", 2, "vm needs a verb" }, { "vm --json", 2, "" }, { "vmm list", 2, "did you mean vm?" },
-        { "vm lost", 2, "did you mean list?" }, { "xyzzy", 2, "help lists the commands" },
+        { "vm lost", 2, "did you mean list?" }, { "vm foo", 2, "help vm lists the vm commands" }, { "xyzzy", 2, "help lists the commands" },
         { "h", 2, "can mean host, help, history" }, { "vm st web1", 2, "can mean start, stop, stats" },
         { "disk list", 9, "disk commands are not there yet" },
         { "vm list extra", 2, "\"extra\" is too much here" }, { "vm show", 2, "vm show needs NAME" },
