@@ -45,7 +45,8 @@ static void set_slice(struct rq *rq, uint64_t now, bool fresh)
 
 static void waited(struct thread *t, uint64_t now)
 {
-    atomic_store_relaxed(&t->steal_ns, t->steal_ns + (now - t->ent.wait_start));
+    if (now > t->ent.wait_start)        /* the clocks of two CPUs may differ a little, and the clock may be replaced during boot */
+        atomic_store_relaxed(&t->steal_ns, t->steal_ns + (now - t->ent.wait_start));
 }
 
 /* ---- Switching ---- */

@@ -190,8 +190,9 @@ uint64_t thread_steal_ns(const struct thread *t)
     unsigned long flags = irq_save();
     struct rq *rq = runq_lock_of(w);
     uint64_t ns = t->steal_ns;
-    if (t->ent.place != ENT_OFF)
-        ns += clock_ns() - t->ent.wait_start;
+    uint64_t now = clock_ns();
+    if (t->ent.place != ENT_OFF && now > t->ent.wait_start)
+        ns += now - t->ent.wait_start;
     raw_unlock(&rq->lock);
     irq_restore(flags);
     return ns;
