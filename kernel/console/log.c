@@ -212,5 +212,8 @@ void log_start_thread(void)
 void log_panic_mode(void)
 {
     lg.panic = true;
+    for (unsigned i = 0; i < lg.consoles; i++)
+        if (lg.console[i]->taken)               /* not behind somebody's prompt */
+            lg.console[i]->write(lg.console[i], "\r\n", 2);
     flush();
 }
