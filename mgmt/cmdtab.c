@@ -79,7 +79,7 @@ const struct cmd cmd_table[] = {
     { "vm", "show", 0, { NAME_VM }, show_flags, cmd_vm_show,
       "Show state, devices and definition of a VM", "vm show web1 --toml" },
     { "vm", "set", CMD_VMKEYS, { NAME_VM }, set_flags, cmd_vm_set,
-      "Change the definition; CPU weight and cap are in force at once, the rest at the next start", "vm set web1 --mem 4G --no-autostart" },
+      "Change the definition; CPU share at once, the rest at next start", "vm set web1 --mem 4G --no-autostart" },
     { "vm", "rename", 0, { NAME_VM, { "NEW-NAME", ARG_NAME, false, false } }, NULL, cmd_vm_rename,
       "Give a stopped VM another name", "vm rename web1 web2" },
     { "vm", "rm", CMD_ASKS, { NAMES_VM }, NULL, cmd_vm_rm, "Remove stopped VMs", "vm rm web1 -y" },
