@@ -199,7 +199,8 @@ static uint64_t build_mcfg(struct out *o)
 {
     size_t start = o->len;
     const struct acpi_mcfg t = { .h = header("MCFG", 1) };
-    const struct mcfg_entry e = { .base = ECAM_BASE, .bus_last = 255 };
+    /* There is bus 0 and nothing behind it: kernels look at every bus that is named here, 64 exits each. */
+    const struct mcfg_entry e = { .base = ECAM_BASE, .bus_last = 0 };
     put(o, &t, sizeof t);
     put(o, &e, sizeof e);
     return finish(o, start);
