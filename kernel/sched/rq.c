@@ -5,15 +5,30 @@ void sched_cap_init(struct sched_cap *c, unsigned percent)
     *c = (struct sched_cap){ .budget = RQ_CAP_PERIOD / 100 * percent };
 }
 
+void sched_cap_set(struct sched_cap *c, unsigned percent)
+{
+    unsigned long flags = spin_lock_irqsave(&c->lock);
+    c->budget = RQ_CAP_PERIOD / 100 * percent;
+    c->used = 0;
+    spin_unlock_irqrestore(&c->lock, flags);
+}
+
 void ent_share(struct sched_ent *e, unsigned weight, unsigned cap)
 {
     e->weight = weight ? MIN(weight, (unsigned)SHARE_MAX) : SHARE_DEFAULT;
     e->inverse = ((uint32_t)SHARE_DEFAULT << 20) / e->weight;
     sched_cap_init(&e->own_cap, cap);
-    e->cap = cap && cap < 100 ? &e->own_cap : NULL;
+    if (e->shared_cap)
+        e->cap = e->shared_cap->budget ? e->shared_cap : NULL;
+    else
+        e->cap = cap && cap < 100 ? &e->own_cap : NULL;
 }
 
-void ent_share_cap(struct sched_ent *e, struct sched_cap *cap) { e->cap = cap->budget ? cap : NULL; }
+void ent_share_cap(struct sched_ent *e, struct sched_cap *cap)
+{
+    e->shared_cap = cap;
+    ent_share(e, e->weight, 0);
+}
 
 void ent_init(struct sched_ent *e, unsigned weight, unsigned cap, bool prefer)
 {
@@ -54,8 +69,8 @@ static bool exhausted(struct sched_cap *c, uint64_t now, uint64_t *until)
         return false;
     spin_lock(&c->lock);
     refill(c, now);
-    bool yes = c->used >= c->budget;
-    *until = c->period + c->used / c->budget * RQ_CAP_PERIOD;
+    bool yes = c->budget && c->used >= c->budget;       /* 0: the cap was taken away, and the thread has not been told yet */
+    *until = yes ? c->period + c->used / c->budget * RQ_CAP_PERIOD : 0;
     spin_unlock(&c->lock);
     return yes;
 }
@@ -68,10 +83,8 @@ bool ent_exhausted(struct sched_ent *e, uint64_t now)
 
 uint64_t ent_budget_left(const struct sched_ent *e)
 {
-    if (!e->cap)
-        return ~0ull;
-    uint64_t used = READ_ONCE(e->cap->used);
-    return used < e->cap->budget ? e->cap->budget - used : 0;
+    uint64_t budget = e->cap ? READ_ONCE(e->cap->budget) : 0, used = budget ? READ_ONCE(e->cap->used) : 0;
+    return !budget ? ~0ull : used < budget ? budget - used : 0;
 }
 
 void rq_init(struct rq_core *rq)

@@ -25,7 +25,7 @@ struct sched_ent {
     uint64_t vtime;                     /* ns at weight 100; absolute on a queue, see rq_leave/rq_join */
     uint64_t wait_start;                /* READY, THROTTLED: since when */
     struct sched_cap *cap;              /* its own or a shared one; NULL: no cap.  ns per period; used since the period that began at `period` */
-    struct sched_cap own_cap;
+    struct sched_cap own_cap, *shared_cap;
     uint32_t weight, inverse;           /* inverse: 2^20 * 100 / weight */
     uint8_t place;
     bool prefer;                        /* management: wakes before spinning vCPUs */

@@ -16,6 +16,7 @@ struct thread_hooks { void (*put)(void *arg); void (*load)(void *arg, bool migra
 /* A budget of CPU time, of one thread or shared by several: a VM's vCPUs.  Opaque; the lock is inside a run queue's. */
 struct sched_cap { struct spinlock lock; uint64_t budget, used, period; };
 void sched_cap_init(struct sched_cap *, unsigned percent /* of one CPU; 0 = none */);
+void sched_cap_set(struct sched_cap *, unsigned percent);       /* in force for a thread with its next thread_set_share() */
 
 struct thread_attr {
     const char *name;
@@ -30,7 +31,7 @@ struct thread_attr {
 struct thread *thread_create(const struct thread_attr *, void (*fn)(void *), void *arg);  /* created runnable; NULL: no memory */
 struct thread *thread_self(void);
 const char *thread_name(const struct thread *);
-int  thread_set_share(struct thread *, unsigned weight, unsigned cap);
+int  thread_set_share(struct thread *, unsigned weight, unsigned cap /* ignored where the thread has a shared one */);
 int  thread_set_cpus(struct thread *, const struct cpuset *);
 uint64_t thread_run_ns(const struct thread *);          /* time on CPU */
 uint64_t thread_steal_ns(const struct thread *);        /* time runnable but not running */

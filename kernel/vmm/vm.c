@@ -386,9 +386,10 @@ int vm_set_share(struct vm *vm, unsigned weight, unsigned cap)
 {
     int err = 0;
     begin(vm);
+    sched_cap_set(&vm->cap, cap);
     for (unsigned i = 0; !err && i < vm->p.ncpus; i++)
         if (vm->vcpu[i] && vm->vcpu[i]->thread)
-            err = thread_set_share(vm->vcpu[i]->thread, weight, cap);
+            err = thread_set_share(vm->vcpu[i]->thread, weight, 0);
     if (!err)
         vm->p.weight = weight, vm->p.cap = cap;         /* for threads yet to come */
     end(vm);
