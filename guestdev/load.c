@@ -100,19 +100,6 @@ int load_bios_data(struct load *l)
     return 0;
 }
 
-gpa_t load_info_place(const struct elf_seg *seg, int n, uint64_t len)
-{
-    static const gpa_t places[] = { 0x10000, 0x40000, 0x70000 };
-    for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
-        bool clear = places[i] + len <= CONV_MEM_END;
-        for (int k = 0; clear && k < n; k++)
-            clear = places[i] + len <= seg[k].paddr || seg[k].paddr + seg[k].memsz <= places[i];
-        if (clear)
-            return places[i];
-    }
-    return 0;
-}
-
 int load_string(struct load *l, gpa_t at, const char *text, size_t room)
 {
     size_t len = text ? strnlen(text, room - 1) : 0;
@@ -259,13 +246,49 @@ int load_elf_parse(struct load *l, struct elf_image *img)
     return elf_find_entry(l, img, entry);
 }
 
-int load_segments(struct load *l, const struct elf_seg *seg, int n)
+static int write_segments(struct load *l, const struct elf_seg *seg, int n)
 {
     for (int i = 0; i < n; i++)
         if (gmem_write(l->gmem, seg[i].paddr, l->kernel + seg[i].off, seg[i].filesz) ||
             gmem_zero(l->gmem, seg[i].paddr + seg[i].filesz, seg[i].memsz - seg[i].filesz))
             return load_fail(l, -EFAULT, "guest memory at %llx cannot be written", (unsigned long long)seg[i].paddr);
     return 0;
+}
+
+/* A hole in conventional memory, clear of all segments; 0: none. */
+static gpa_t info_place(const struct elf_seg *seg, int n)
+{
+    enum { len = LOAD_INFO_BYTES };
+    static const gpa_t places[] = { 0x10000, 0x40000, 0x70000 };
+    for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+        bool clear = places[i] + len <= CONV_MEM_END;
+        for (int k = 0; clear && k < n; k++)
+            clear = places[i] + len <= seg[k].paddr || seg[k].paddr + seg[k].memsz <= places[i];
+        if (clear)
+            return places[i];
+    }
+    return 0;
+}
+
+int load_with_info(struct load *l, const struct elf_image *img, uint64_t entry, uint64_t module, int (*write)(struct load *, gpa_t, uint64_t))
+{
+    gpa_t info = info_place(img->seg, img->nsegs);
+    if (!info || strlen(l->cmdline) >= LOAD_INFO_BYTES - LOAD_INFO_CMDLINE)
+        return load_fail(l, -ENOSPC, "no room for the boot information below 640 KiB");
+    if (l->check_only)
+        return 0;
+    int err = write_segments(l, img->seg, img->nsegs);
+    if (err)
+        return err;
+    err = load_string(l, info + LOAD_INFO_STRING, l->initrd_name, LOAD_INFO_CMDLINE - LOAD_INFO_STRING);
+    err = err ? err : load_string(l, info + LOAD_INFO_CMDLINE, l->cmdline, LOAD_INFO_BYTES - LOAD_INFO_CMDLINE);
+    if (!err && module)
+        err = gmem_write(l->gmem, module, l->initrd, l->initrd_len);
+    err = err ? err : write(l, info, module);
+    if (err)
+        return load_fail(l, -EFAULT, "guest memory for boot information cannot be written");
+    l->gpr[LOAD_RBX] = info + LOAD_INFO_START;
+    return load_flat32(l, info + LOAD_INFO_GDT, entry);
 }
 
 /* ---- CPU state ---- */

@@ -79,9 +79,15 @@ bool load_elf_is(const uint8_t *, size_t);
 /* Finds a note by name and type; false: none.  *desc points into the file. */
 bool load_elf_note(const uint8_t *, size_t, const char *name, uint32_t type, const uint8_t **desc, uint32_t *desc_len);
 int  load_elf_parse(struct load *, struct elf_image *);
-int  load_segments(struct load *, const struct elf_seg *, int n);
-/* A page-aligned hole of `len` bytes in conventional memory for boot information, clear of all segments; 0: none. */
-gpa_t load_info_place(const struct elf_seg *, int n, uint64_t len);
+/*
+ * What multiboot and PVH have in common: a block of boot information in conventional memory, its layout by LOAD_INFO_*.  Writes segments, module, both strings
+ * and what `write` adds (0 or an error), and enters flat 32-bit code with EBX = info + LOAD_INFO_START.  `module`: where the initrd goes.
+ */
+enum {
+    LOAD_INFO_GDT = 0, LOAD_INFO_START = 0x1000, LOAD_INFO_MODS = 0x1100, LOAD_INFO_NAME = 0x1180, LOAD_INFO_MMAP = 0x1200, LOAD_INFO_STRING = 0x1400,
+    LOAD_INFO_CMDLINE = 0x2000, LOAD_INFO_BYTES = 0x3000
+};
+int  load_with_info(struct load *, const struct elf_image *, uint64_t entry, uint64_t module, int (*write)(struct load *, gpa_t info, uint64_t module));
 
 /* Zero-terminated and cut to `room`; NULL: "".  0; -EFAULT without a sentence. */
 int  load_string(struct load *, gpa_t at, const char *text, size_t room);

@@ -5,9 +5,6 @@
 #include "guestdev/load.h"
 #include "kernel/hw/multiboot.h"
 
-/* Boot information in conventional memory. */
-enum { AT_GDT = 0, AT_INFO = 0x1000, AT_MODS = 0x1100, AT_NAME = 0x1180, AT_MMAP = 0x1200, AT_STRING = 0x1400, AT_CMDLINE = 0x2000, INFO_BYTES = 0x3000 };
-
 static bool find_header(const uint8_t *k, size_t len, struct multiboot_header *h, size_t *at)
 {
     len = MIN(len, (size_t)MULTIBOOT_SEARCH);
@@ -85,19 +82,14 @@ static int write_info(struct load *l, gpa_t info, uint64_t module)
     struct multiboot_info mi = {
         .flags = MULTIBOOT_INFO_MEMORY | MULTIBOOT_INFO_CMDLINE | MULTIBOOT_INFO_MODS | MULTIBOOT_INFO_MMAP | MULTIBOOT_INFO_LOADER,
         .mem_lower = CONV_MEM_END >> 10, .mem_upper = (uint32_t)((load_low_ram(l) - HIGH_MEM) >> 10),
-        .cmdline = (uint32_t)info + AT_CMDLINE, .mods_addr = (uint32_t)info + AT_MODS, .mods_count = module ? 1 : 0,
-        .mmap_addr = (uint32_t)info + AT_MMAP, .mmap_length = build_mmap(l, mmap), .boot_loader_name = (uint32_t)info + AT_NAME,
+        .cmdline = (uint32_t)info + LOAD_INFO_CMDLINE, .mods_addr = (uint32_t)info + LOAD_INFO_MODS, .mods_count = module ? 1 : 0,
+        .mmap_addr = (uint32_t)info + LOAD_INFO_MMAP, .mmap_length = build_mmap(l, mmap), .boot_loader_name = (uint32_t)info + LOAD_INFO_NAME,
     };
-    struct multiboot_mod mod = { (uint32_t)module, (uint32_t)(module + l->initrd_len), (uint32_t)info + AT_STRING, 0 };
-    int err = gmem_write(l->gmem, info + AT_INFO, &mi, sizeof mi);
-    err = err ? err : gmem_write(l->gmem, info + AT_MODS, &mod, sizeof mod);
-    err = err ? err : gmem_write(l->gmem, info + AT_NAME, name, sizeof name);
-    err = err ? err : gmem_write(l->gmem, info + AT_MMAP, mmap, mi.mmap_length);
-    err = err ? err : load_string(l, info + AT_STRING, l->initrd_name, AT_CMDLINE - AT_STRING);
-    err = err ? err : load_string(l, info + AT_CMDLINE, l->cmdline, INFO_BYTES - AT_CMDLINE);
-    if (!err && module)
-        err = gmem_write(l->gmem, module, l->initrd, l->initrd_len);
-    return err ? load_fail(l, -EFAULT, "guest memory for boot information cannot be written") : 0;
+    struct multiboot_mod mod = { (uint32_t)module, (uint32_t)(module + l->initrd_len), (uint32_t)info + LOAD_INFO_STRING, 0 };
+    int err = gmem_write(l->gmem, info + LOAD_INFO_START, &mi, sizeof mi);
+    err = err ? err : gmem_write(l->gmem, info + LOAD_INFO_MODS, &mod, sizeof mod);
+    err = err ? err : gmem_write(l->gmem, info + LOAD_INFO_NAME, name, sizeof name);
+    return err ? err : gmem_write(l->gmem, info + LOAD_INFO_MMAP, mmap, mi.mmap_length);
 }
 
 int load_multiboot(struct load *l)
@@ -114,19 +106,8 @@ int load_multiboot(struct load *l)
     int err = h.flags & MULTIBOOT_AOUT_KLUDGE ? parse_addresses(l, &h, header_off, &img) : load_elf_parse(l, &img);
     if (!err)
         err = place_module(l, &img, &module);
-    if (err)
-        return err;
-    gpa_t info = load_info_place(img.seg, img.nsegs, INFO_BYTES);
-    if (!info || strlen(l->cmdline) >= INFO_BYTES - AT_CMDLINE)
-        return load_fail(l, -ENOSPC, "no room for the multiboot information below 640 KiB");
-    if (l->check_only)
-        return 0;
-    err = load_segments(l, img.seg, img.nsegs);
     if (!err)
-        err = write_info(l, info, module);
-    if (!err)
-        err = load_flat32(l, info + AT_GDT, img.entry);
+        err = load_with_info(l, &img, img.entry, module, write_info);
     l->gpr[LOAD_RAX] = MULTIBOOT_BOOTED;
-    l->gpr[LOAD_RBX] = info + AT_INFO;
     return err;
 }

@@ -5,8 +5,6 @@
 #include "guestdev/load.h"
 #include "kernel/hw/pvh.h"
 
-enum { AT_GDT = 0, AT_INFO = 0x1000, AT_MODS = 0x1100, AT_MMAP = 0x1200, AT_STRING = 0x1400, AT_CMDLINE = 0x2000, INFO_BYTES = 0x3000 };
-
 bool load_pvh_is(const uint8_t *k, size_t len)
 {
     const uint8_t *desc;
@@ -52,18 +50,13 @@ static int write_info(struct load *l, gpa_t info, uint64_t initrd)
     for (int i = 0; i < n; i++)
         mmap[i] = (struct hvm_memmap_entry){ map[i].base, map[i].len, map[i].type, 0 };
     struct hvm_start_info si = {
-        .magic = HVM_START_MAGIC, .version = 1, .nr_modules = initrd ? 1 : 0, .modlist_paddr = initrd ? info + AT_MODS : 0,
-        .cmdline_paddr = info + AT_CMDLINE, .rsdp_paddr = l->rsdp, .memmap_paddr = info + AT_MMAP, .memmap_entries = (uint32_t)n,
+        .magic = HVM_START_MAGIC, .version = 1, .nr_modules = initrd ? 1 : 0, .modlist_paddr = initrd ? info + LOAD_INFO_MODS : 0,
+        .cmdline_paddr = info + LOAD_INFO_CMDLINE, .rsdp_paddr = l->rsdp, .memmap_paddr = info + LOAD_INFO_MMAP, .memmap_entries = (uint32_t)n,
     };
-    struct hvm_modlist_entry mod = { .paddr = initrd, .size = l->initrd_len, .cmdline_paddr = info + AT_STRING };
-    int err = gmem_write(l->gmem, info + AT_INFO, &si, sizeof si);
-    err = err ? err : gmem_write(l->gmem, info + AT_MODS, &mod, sizeof mod);
-    err = err ? err : gmem_write(l->gmem, info + AT_MMAP, mmap, (size_t)n * sizeof mmap[0]);
-    err = err ? err : load_string(l, info + AT_STRING, l->initrd_name, AT_CMDLINE - AT_STRING);
-    err = err ? err : load_string(l, info + AT_CMDLINE, l->cmdline, INFO_BYTES - AT_CMDLINE);
-    if (!err && initrd)
-        err = gmem_write(l->gmem, initrd, l->initrd, l->initrd_len);
-    return err ? load_fail(l, -EFAULT, "guest memory for boot information cannot be written") : 0;
+    struct hvm_modlist_entry mod = { .paddr = initrd, .size = l->initrd_len, .cmdline_paddr = info + LOAD_INFO_STRING };
+    int err = gmem_write(l->gmem, info + LOAD_INFO_START, &si, sizeof si);
+    err = err ? err : gmem_write(l->gmem, info + LOAD_INFO_MODS, &mod, sizeof mod);
+    return err ? err : gmem_write(l->gmem, info + LOAD_INFO_MMAP, mmap, (size_t)n * sizeof mmap[0]);
 }
 
 int load_pvh(struct load *l)
@@ -75,18 +68,5 @@ int load_pvh(struct load *l)
         err = find_entry(l, &img, &entry);
     if (!err)
         err = place_initrd(l, &img, &initrd);
-    if (err)
-        return err;
-    gpa_t info = load_info_place(img.seg, img.nsegs, INFO_BYTES);
-    if (!info || strlen(l->cmdline) >= INFO_BYTES - AT_CMDLINE)
-        return load_fail(l, -ENOSPC, "no room for the boot information below 640 KiB");
-    if (l->check_only)
-        return 0;
-    err = load_segments(l, img.seg, img.nsegs);
-    if (!err)
-        err = write_info(l, info, initrd);
-    if (!err)
-        err = load_flat32(l, info + AT_GDT, entry);
-    l->gpr[LOAD_RBX] = info + AT_INFO;
-    return err;
+    return err ? err : load_with_info(l, &img, entry, initrd, write_info);
 }
