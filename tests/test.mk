@@ -18,5 +18,5 @@ fuzz: $(fuzzers)
 test-long: test-load
 test-load: all guests
 	tests/e2e/load
-	tests/e2e/tiny ipi64-4 dbloop32
+	tests/e2e/tiny ipi64-4 dbloop32 bigmem64-6
 .PHONY: test-load

@@ -124,7 +124,8 @@ static bool cr0_valid(struct vcpu *v, uint64_t val)
     bool paging_on = (val & CR0_PG) && !(st->cr0 & CR0_PG);
     if (paging_on && (st->efer & EFER_LME) && (!(st->cr4 & CR4_PAE) || (st->seg[SEG_CS].attr & BIT(9))))
         return false;
-    return (val & CR0_PG) || !(st->cr4 & CR4_PCIDE);
+    bool in_64bit = (st->efer & EFER_LMA) && (st->seg[SEG_CS].attr & BIT(9));
+    return (val & CR0_PG) || !(in_64bit || (st->cr4 & CR4_PCIDE));
 }
 
 static void write_cr0_exit(struct vcpu *v, struct exit *e, uint64_t val)

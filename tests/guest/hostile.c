@@ -155,13 +155,50 @@ static void timers(void)
     CHECK("timer-storm", irq_count[0xa0] > 0);
 }
 
+/* Any leaf, known or not, answers twice the same. */
 static void cpuids(void)
 {
-    uint32_t r[4];
+    unsigned differ = 0;
 
-    for (unsigned n = 0; n < ROUNDS; n++)
-        cpuid(n & 1 ? rnd() : (rnd() & 3) << 30 | (rnd() & 0x3f), rnd() & 0xff, r);
-    CHECK("cpuids", true);
+    for (unsigned n = 0; n < ROUNDS; n++) {
+        uint32_t leaf = n & 1 ? rnd() : (rnd() & 3) << 30 | (rnd() & 0x3f), sub = rnd() & 0xff, r[4], again[4];
+        cpuid(leaf, sub, r);
+        cpuid(leaf, sub, again);
+        if (memcmp(r, again, sizeof r) && !differ++)
+            print("  leaf %x subleaf %x\n", leaf, sub);
+    }
+    EQUAL("cpuid-stable", differ, 0);
+}
+
+static int rdmsr_or_fault(uint32_t msr, uint64_t *val)
+{
+    uint32_t lo, hi;
+    TRY("rdmsr", : "=a"(lo), "=d"(hi) : "c"(msr));
+    *val = lo | (uint64_t)hi << 32;
+    return TRAP.vector;
+}
+
+/* What one MSR answers does not depend on the hour: the verdicts on it stay, and a value that it took and gave back it gives back again.  Clocks excepted. */
+static void msrs_stable(void)
+{
+    static const uint32_t bases[] = { 0, 0x100, 0x200, 0x400, 0xc0000000, 0xc0000080, 0xc0000100, 0xc0010000, 0xc0011000, 0x4b564d00 };
+    unsigned differ = 0, known = 0;
+
+    for (unsigned b = 0; b < ARRAY_SIZE(bases); b++)
+        for (uint32_t msr = bases[b]; msr < bases[b] + 0x80; msr++) {
+            uint64_t one, two;
+            int first = rdmsr_or_fault(msr, &one), second = rdmsr_or_fault(msr, &two);
+            bool clock = msr == 0x10 || msr == 0x3b;
+            if (!clock && first == -1) {
+                TRY("wrmsr", :: "c"(msr), "a"((uint32_t)one), "d"((uint32_t)(one >> 32)) : "memory");     /* what it said itself, or a fault */
+                second = rdmsr_or_fault(msr, &two);
+            }
+            known += first == -1;
+            if ((first != second || (first == -1 && !clock && one != two)) && !differ++)
+                print("  MSR %x: %d %llx, then %d %llx\n", msr, first, (unsigned long long)one, second, (unsigned long long)two);
+        }
+    EQUAL("msr-stable", differ, 0);
+    CHECK("msr-known", known > 30);
 }
 
 int main(void)
@@ -171,6 +208,7 @@ int main(void)
     pic_init();
     apic_enable();
     cpuids();
+    msrs_stable();
     msrs();
     ports();
     addresses();

@@ -363,6 +363,10 @@ static void queue_rules(struct dev *d)
     CHECK("indirect", wait_used(d, 1));
     EQUAL("indirect-id", d->used->ring[0].id, 3);
     CHECK("indirect-length", d->used->ring[0].len <= 12);
+}
+
+static void event_index(struct dev *d)
+{
     start(d, F_EVENT);
     put16(d->cfg + d->ctrl, MSIX_ON);
     vectors(d);
@@ -377,8 +381,13 @@ static void queue_rules(struct dev *d)
     EQUAL("avail-event", d->used->avail_event, 3);
     cli();
     put16(d->cfg + d->ctrl, 0);
+}
+
+/* 16-bit indexes, more buffers than that. */
+static void wrap(struct dev *d)
+{
     start(d, 0);
-    for (unsigned n = 0; n < 70000; n++) {              /* the index wraps */
+    for (unsigned n = 0; n < 70000; n++) {
         set_desc(&d->desc[0], (ulong)buffer, 1, WRITE, 0);
         d->avail->ring[d->avail->idx % SIZE] = 0;
         d->avail->idx++;
@@ -581,6 +590,8 @@ int main(void)
     msix(&rng);
     intx(&rng);
     queue_rules(&rng);
+    event_index(&rng);
+    wrap(&rng);
     disk(&blk);
     broken_rules();
     broken_disk();

@@ -1,6 +1,7 @@
 /*
  * The emulator against the CPU that the test runs on: random instruction forms with random registers, flags and memory, once natively in a small stub,
  * once by emu_step; registers, memory and every defined flag must agree.  64-bit mode only: other modes are in test_emulate.c.
+ * ROUNDS and SEED (odd numbers, say) in the environment: more of it, and others.
  */
 #include <setjmp.h>
 #include <signal.h>
@@ -13,7 +14,7 @@
 
 #include "kernel/vmm/emulate.h"
 
-enum { DATA_PAGES = 3, DATA_LEN = DATA_PAGES * 4096, ROUNDS = 200000 };
+enum { DATA_PAGES = 3, DATA_LEN = DATA_PAGES * 4096 };
 enum { CF = 1, PF = 4, AF = 16, ZF = 64, SF = 128, DF = 0x400, OF = 0x800, ARITH = CF | PF | AF | ZF | SF | OF };
 
 struct state {
@@ -340,7 +341,10 @@ static void every_form_as_the_cpu_does_it(void **state)
 {
     static uint8_t before[DATA_LEN], after[DATA_LEN];
     unsigned compared = 0;
+    unsigned long rounds = getenv("ROUNDS") ? strtoul(getenv("ROUNDS"), NULL, 0) : 200000;
 
+    if (getenv("SEED"))
+        rng_state ^= strtoull(getenv("SEED"), NULL, 0) * 0x9e3779b97f4a7c15ull;
     code = mmap((void *)0x10000000, 4096, PROT_READ | PROT_WRITE | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     data = mmap((void *)0x20000000, DATA_LEN, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     assert_true(code != MAP_FAILED && data != MAP_FAILED);
@@ -351,7 +355,7 @@ static void every_form_as_the_cpu_does_it(void **state)
     assert_int_equal(sigaltstack(&alt, NULL), 0);
     sigaction(SIGSEGV, &sa, NULL);
     sigaction(SIGILL, &sa, NULL);
-    for (unsigned round = 0; round < ROUNDS; round++) {
+    for (unsigned long round = 0; round < rounds; round++) {
         uint8_t b[15];
         struct insn i;
         make_bytes(b, forms[round % ARRAY_SIZE(forms)]);

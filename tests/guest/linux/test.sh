@@ -3,7 +3,8 @@
 # test.sh [:NAME,...]    Parameters from the kernel command line:
 #   joist.cpus=N joist.mem=MiB          what the VM was given
 #   joist.scratch=vdb                   a disk that may be overwritten (its first 9 MiB)
-#   joist.clocksource=NAME              what Linux must have chosen
+#   joist.clocksource=NAME              what Linux must have chosen; auto: kvm-clock, or the TSC where it never stops
+#   joist.steady=N                      steady: how many seconds
 #   joist.seed=TEXT joist.rounds=N      sha: what to compute
 #   joist.storm=vda,vdb                 storm: disks that may be overwritten, 2 MiB each
 param() { sed -n "s/.*\bjoist\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
@@ -18,6 +19,9 @@ check_cpus() {
     for cpu in $(seq 0 $((have - 1))); do
         got=$(taskset -c "$cpu" awk '{ print $39 }' /proc/self/stat)
         [ "$got" = "$cpu" ] || { fail "a process bound to CPU $cpu ran on '$got'"; return; }
+        t=/sys/devices/system/cpu/cpu$cpu/topology
+        got="package $(cat $t/physical_package_id) core $(cat $t/core_id) threads $(cat $t/thread_siblings_list)"
+        [ "$got" = "package 0 core $cpu threads $cpu" ] || { fail "CPU $cpu: $got"; return; }
     done
     ok "$have"
 }
@@ -33,6 +37,7 @@ check_mem() {
 
 check_clock() {
     want=$(param clocksource) have=$(cat /sys/devices/system/clocksource/clocksource0/current_clocksource)
+    [ "$want" != auto ] || { grep -q nonstop_tsc /proc/cpuinfo && want=tsc || want=kvm-clock; }
     [ -z "$want" ] || [ "$have" = "$want" ] || { fail "$have, not $want"; return; }
     bad=$(dmesg | grep -i -m1 -e 'marking clocksource' -e 'clocksource.*unstable' -e 'clocksource.*skew' -e 'time went backwards')
     [ -z "$bad" ] && ok "$have" || fail "$bad"
@@ -45,6 +50,19 @@ check_timer() {
     [ $d -ge 990 ] && [ $d -lt 1500 ] || { fail "sleep 1 took $d ms"; return; }
     for i in 1 2 3 4 5 6 7 8 9 10; do sleep 0.01; done
     [ $(($(uptime_ms) - b)) -lt 1500 ] && ok "$d ms" || fail "ten naps of 10 ms took $(($(uptime_ms) - b)) ms"
+}
+
+# Second after second, over pauses that the guest must not see: none is long, and the time of day goes with the uptime.
+check_steady() {
+    n=$(param steady) i=0 last=$(uptime_ms) base=$(($(date +%s) * 1000 - last))
+    while [ $i -lt "$n" ]; do
+        sleep 1
+        now=$(uptime_ms) drift=$(($(date +%s) * 1000 - now - base))
+        [ $((now - last)) -ge 990 ] && [ $((now - last)) -lt 10000 ] || { fail "second $i took $((now - last)) ms"; return; }
+        [ $drift -gt -1100 ] && [ $drift -lt 1100 ] || { fail "second $i: the time of day is off by $drift ms"; return; }
+        i=$((i + 1)) last=$now
+    done
+    ok "uptime $now rtc $(cat /sys/class/rtc/rtc0/since_epoch)"
 }
 
 check_rtc() {
