@@ -62,6 +62,7 @@ struct machine {
     struct mutex apic_lock;             /* guards the windows */
     struct apic_window window[VM_MAX_VCPUS];
     uint64_t apic_base[VM_MAX_VCPUS];
+    uint8_t *tables;                    /* ACPI_TABLES_MAX bytes to build them in: a reset must not depend on host memory */
 };
 
 static int fail(char *err, size_t errlen, int e, const char *what)
@@ -451,11 +452,8 @@ static int write_tables(struct machine *m)
         .pm1_evt = PM_BASE + PM_PM1_STS, .pm1_cnt = PM_BASE + PM_PM1_CNT, .pm_tmr = PM_BASE + PM_TIMER, .gpe0 = PM_BASE + PM_GPE0_STS, .gpe0_len = PM_GPE0_LEN,
         .reset_port = SYSPORT_CF9, .reset_value = 6, .hpet = m->cfg.hpet,
     };
-    uint8_t *buf = kmalloc(ACPI_TABLES_MAX);
-    int n = buf ? acpi_tables_build(&p, BIOS_AREA, buf, ACPI_TABLES_MAX) : -ENOMEM;
-    int e = n < 0 ? n : gmem_write(vm_gmem(m->vm), BIOS_AREA, buf, (size_t)n);
-    kfree(buf);
-    return e;
+    int n = acpi_tables_build(&p, BIOS_AREA, m->tables, ACPI_TABLES_MAX);
+    return n < 0 ? n : gmem_write(vm_gmem(m->vm), BIOS_AREA, m->tables, (size_t)n);
 }
 
 static int load(struct machine *m, bool check_only, char *err, size_t errlen)
@@ -480,7 +478,7 @@ static void port_out(struct machine *m, unsigned port, uint8_t val)
 /* What firmware leaves behind: interrupt routing, BARs, tables, and the kernel in memory. */
 static void firmware(struct machine *m)
 {
-    char err[160] = "no host memory for the ACPI tables";
+    char err[160] = "the ACPI tables do not fit";
     lapic_virtual_wire(m->lapic[0]);
     port_out(m, 0x4d1, 1 << (SCI_IRQ - 8) | 1 << (10 - 8) | 1 << (11 - 8));     /* SCI and PIRQs are levels */
     pcihost_firmware(m->pci);
@@ -549,6 +547,7 @@ void machine_destroy(struct machine *m)
         d->ops->destroy(d->dev);
     }
     vm_destroy(m->vm);
+    kfree(m->tables);
     kfree(m);
 }
 
@@ -568,9 +567,10 @@ int machine_create(const struct machine_config *cfg, struct machine **out, char 
     if (!m)
         return fail(err, errlen, -ENOMEM, cfg->vm.name);
     m->cfg = *cfg;
+    m->tables = kmalloc(ACPI_TABLES_MAX);
     m->cfg.cmdline[sizeof m->cfg.cmdline - 1] = m->cfg.initrd_name[sizeof m->cfg.initrd_name - 1] = 0;
     mutex_init(&m->apic_lock);
-    int e = check_width(cfg, err, errlen);
+    int e = m->tables ? check_width(cfg, err, errlen) : fail(err, errlen, -ENOMEM, cfg->vm.name);
     if (!e)
         e = vm_create(&cfg->vm, &m->vm, err, errlen);
     if (!e)

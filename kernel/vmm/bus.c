@@ -10,7 +10,7 @@ struct region { struct list link; uint64_t base, len; io_fn *fn; void *dev; cons
 
 /* What dispatch reads: pieces in address order that cover the whole space; overlays are cut out, gaps are pieces without fn. */
 struct piece { uint64_t start, size, base; io_fn *fn; void *dev; };
-struct map { struct map *next_retired; uint64_t *seen, version; unsigned n; struct piece piece[]; };
+struct map { struct map *next_retired; uint64_t *seen, version; unsigned n, cap; struct piece piece[]; };
 
 /* A reader is inside dispatch while seq is odd.  A retired map remembers every reader's seq and goes once each odd one has moved on. */
 enum { HINTS = 16, RETIRED_MAX = 256 };
@@ -26,7 +26,9 @@ struct bus {
     uint64_t limit, unclaimed, version;
     struct spinlock lock;       /* writers: regions, retired maps */
     struct list regions;        /* in order of claiming */
+    struct list unused;         /* regions that were removed: the next ones */
     struct map *retired;
+    struct map *spare;          /* the next map, so that changes at run time need no memory; NULL while a retired one is still read */
     unsigned nretired, nreaders;
     unsigned batch;             /* bus_begin without its bus_commit */
     bool stale;                 /* the map is behind the regions */
@@ -49,7 +51,10 @@ void bus_destroy(struct bus *b)
         return;
     list_for_each_safe(r, tmp, &b->regions, link)
         kfree(r);
+    list_for_each_safe(r, tmp, &b->unused, link)
+        kfree(r);
     free_maps(b->retired);
+    kfree(b->spare);
     kfree(b->map);
     kfree(b);
 }
@@ -103,17 +108,45 @@ static void fill_gaps(struct map *m)
     insert_piece(m, (struct piece){ .start = at, .size = -at });        /* to the end of all addresses */
 }
 
+/* A region adds at most two pieces and a gap beside each. */
+static unsigned pieces_needed(const struct bus *b)
+{
+    const struct region *r;
+    unsigned n = 1;
+    list_for_each(r, &b->regions, link)
+        n += 4;
+    return ALIGN_UP(n, 32u);
+}
+
+static struct map *map_alloc(const struct bus *b, unsigned cap)
+{
+    struct map *m = kmalloc(sizeof *m + cap * sizeof m->piece[0] + b->nreaders * sizeof m->seen[0]);
+    if (m)
+        *m = (struct map){ .cap = cap, .seen = (uint64_t *)&m->piece[cap] };
+    return m;
+}
+
+/* The larger of two maps that nobody reads stays. */
+static void keep_spare(struct bus *b, struct map *m)
+{
+    bool better = m && (!b->spare || b->spare->cap < m->cap);
+    kfree(better ? b->spare : m);
+    if (better)
+        b->spare = m;
+}
+
 static struct map *build(struct bus *b)
 {
     struct region *r;
-    unsigned n = 0;
-    list_for_each(r, &b->regions, link)
-        n++;
-    n = 4 * n + 1;                                      /* a region adds at most two pieces and a gap beside each */
-    struct map *m = kzalloc(sizeof *m + n * sizeof m->piece[0] + b->nreaders * sizeof m->seen[0]);
+    unsigned need = pieces_needed(b);
+    struct map *m = b->spare;
+    if (m && m->cap >= need)
+        b->spare = NULL;
+    else
+        m = map_alloc(b, need);
     if (!m)
         return NULL;
-    m->seen = (uint64_t *)&m->piece[n];
+    m->n = 0;
     list_for_each(r, &b->regions, link)
         if (!(r->flags & BUS_OVERLAY))
             add_region(m, r);
@@ -133,6 +166,7 @@ struct bus *bus_create(const char *name, uint64_t limit, unsigned nreaders)
     memset(b, 0, sizeof *b + nreaders * sizeof b->reader[0]);
     b->name = name, b->limit = limit, b->nreaders = nreaders;
     list_init(&b->regions);
+    list_init(&b->unused);
     b->map = build(b);
     if (!b->map) {
         kfree(b);
@@ -157,7 +191,7 @@ static void reclaim(struct bus *b)
         if (left_by_all(b, m)) {
             *at = m->next_retired;
             b->nretired--;
-            kfree(m);
+            keep_spare(b, m);
         } else {
             at = &m->next_retired;
         }
@@ -186,6 +220,8 @@ static int publish(struct bus *b)
     b->nretired++;
     b->stale = false;
     reclaim(b);
+    if (!b->retired && (!b->spare || b->spare->cap < m->cap))
+        keep_spare(b, map_alloc(b, m->cap));
     return 0;
 }
 
@@ -228,25 +264,35 @@ static bool inside(const struct bus *b, uint64_t base, uint64_t len)
     return len && base < b->limit && len <= b->limit - base;
 }
 
+static struct region *new_region(struct bus *b)
+{
+    struct list *l = list_pop(&b->unused);
+    return l ? list_entry(l, struct region, link) : kmalloc(sizeof(struct region));
+}
+
+static void drop_region(struct bus *b, struct region *r)
+{
+    list_del(&r->link);
+    list_append(&b->unused, &r->link);
+}
+
 int bus_add(struct bus *b, uint64_t base, uint64_t len, io_fn *fn, void *dev, const char *name, unsigned flags)
 {
     if (!inside(b, base, len))
         return -EINVAL;
-    struct region *r = kmalloc(sizeof *r);
-    if (!r)
-        return -ENOMEM;
-    *r = (struct region){ .base = base, .len = len, .fn = fn, .dev = dev, .name = name, .flags = flags };
     spin_lock(&b->lock);
     int err = !(flags & BUS_OVERLAY) && overlapping(b, base, len) ? -EEXIST : 0;
+    struct region *r = err ? NULL : new_region(b);
+    if (!err && !r)
+        err = -ENOMEM;
     if (!err) {
+        *r = (struct region){ .base = base, .len = len, .fn = fn, .dev = dev, .name = name, .flags = flags };
         list_append(&b->regions, &r->link);
         err = publish(b);
         if (err)
-            list_del(&r->link);
+            drop_region(b, r);
     }
     spin_unlock(&b->lock);
-    if (err)
-        kfree(r);
     return err;
 }
 
@@ -259,10 +305,7 @@ int bus_remove(struct bus *b, uint64_t base, void *dev)
         struct list *prev = r->link.prev;
         list_del(&r->link);
         err = publish(b);
-        if (err)
-            list_push(prev, &r->link);
-        else
-            kfree(r);
+        list_push(err ? prev : &b->unused, &r->link);
     }
     spin_unlock(&b->lock);
     return err;

@@ -4,7 +4,8 @@
  * Unclaimed read = all ones; unclaimed write = dropped; both are counted.  An access that straddles a region's end is split
  * into bytes.  Regions never overlap, except that a later, smaller region may be laid over an earlier one with BUS_OVERLAY (it wins).
  * bus_add, bus_remove and bus_commit: thread context or a vCPU inside dispatch (BAR moves); they publish a new map, and the old one is freed after
- * every vCPU has left dispatch.  A bound on maps that wait for that keeps a guest from filling the host's memory with them.  Lock order: bus writers' lock is taken inside device locks, never the reverse.
+ * every vCPU has left dispatch.  A bound on maps that wait for that keeps a guest from filling the host's memory with them, and
+ * what was removed is used again: moving regions about needs no memory.  Lock order: bus writers' lock is taken inside device locks, never the reverse.
  */
 #pragma once
 #include "kernel/lib/base.h"

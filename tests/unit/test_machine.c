@@ -12,8 +12,10 @@
 #include "guestdev/machine.h"
 #include "kernel/hw/acpi.h"
 #include "kernel/hw/elf.h"
+#include "kernel/hw/msr.h"
 #include "kernel/hw/multiboot.h"
 #include "kernel/hw/pci.h"
+#include "kernel/vmm/vcpu.h"
 #include "tests/host/fake_hv.h"
 #include "tests/host/mem_blk.h"
 #include "tests/host/port_host.h"
@@ -238,6 +240,47 @@ static void resets(void **state)
     end(&b);
 }
 
+static void config_write(struct bed *b, unsigned slot, unsigned reg, uint32_t val)
+{
+    mmio_write(b, 0xb0000000 + (slot << 15) + reg, val);
+}
+
+/* A running VM needs no memory of the host: paused, reset, its BARs moved and its local APICs in and out of x2APIC mode while every allocation fails. */
+static void no_memory_beside(void **state)
+{
+    struct bed b = make(2, 64 * MIB);
+    struct vm *vm = machine_vm(b.m);
+    char err[200], reason[64];
+    unsigned code;
+    fake_hv_script(vm, idle, NULL);
+    assert_int_equal(machine_start(b.m, err, sizeof err), 0);
+    port_fail_alloc_after(0);
+    for (unsigned i = 0; i < 20; i++) {
+        struct machine *other;
+        static const struct machine_config cfg = { .vm = { .name = "other", .ncpus = 1, .ram = 32 * MIB } };
+        assert_int_equal(machine_create(&cfg, &other, err, sizeof err), -ENOMEM);
+        assert_int_equal(vm_pause(vm), 0);
+        struct vcpu *v = vm_vcpu(vm, 0);
+        uint64_t base;
+        assert_true(v->irqchip.msr_read(v->irqchip.apic, MSR_APIC_BASE, &base));
+        assert_true(v->irqchip.msr_write(v->irqchip.apic, MSR_APIC_BASE, base | APIC_BASE_X2APIC));
+        uint32_t bar = 0xd0000000 + i * 0x10000;
+        config_write(&b, 3, PCI_BAR(0), bar);
+        assert_true(bus_claimed(vm_mmio(vm), bar));
+        config_write(&b, 3, PCI_COMMAND, 0);
+        assert_false(bus_claimed(vm_mmio(vm), bar));
+        assert_int_equal(vm_resume(vm), 0);
+        assert_int_equal(vm_reset(vm), 0);
+        assert_int_equal(vm_pause(vm), 0);
+        assert_true(bus_claimed(vm_mmio(vm), 0xfee00000));
+        assert_true(bus_claimed(vm_mmio(vm), (uint32_t)mmio(&b, 0xb0000000 + (3 << 15) + PCI_BAR(0), 4) & PCI_BAR_MEM_MASK));
+        assert_int_equal(vm_resume(vm), 0);
+    }
+    assert_int_equal(vm_stop_cause(vm, reason, sizeof reason, &code), STOP_NONE);
+    port_fail_alloc_after(-1);
+    end(&b);
+}
+
 static void thousand(void **state)
 {
     unsigned long before = port_alloc_count();
@@ -297,7 +340,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(boots), cmocka_unit_test(firmware), cmocka_unit_test(narrow_host), cmocka_unit_test(save_load), cmocka_unit_test(resets), cmocka_unit_test(thousand),
-        cmocka_unit_test(no_memory), cmocka_unit_test(bad_kernels),
+        cmocka_unit_test(no_memory), cmocka_unit_test(no_memory_beside), cmocka_unit_test(bad_kernels),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
