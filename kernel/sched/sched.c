@@ -285,6 +285,7 @@ void thread_wake(struct thread *t)
 
 void thread_yield_hint(void)
 {
+    cpu_relax();                /* for a guest's PAUSE, whose interception took the hint from the CPU: a sibling thread, or an emulator's next CPU, may need it */
     if (!READ_ONCE(this_rq()->core.nready) || preempt_count())
         return;
     irq_disable();

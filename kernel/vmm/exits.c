@@ -85,7 +85,6 @@ static void on_hlt(struct vcpu *v, struct exit *e)
 static void on_pause(struct vcpu *v, struct exit *e)
 {
     skip(v, e);
-    cpu_relax();                /* the interception took the hint from the CPU: a sibling thread, or an emulator's next CPU, may need it */
     thread_yield_hint();
 }
 
