@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -109,7 +110,9 @@ int host_blk_open(const char *path, unsigned flags, struct blk **out)
     int fd = open(path, mode | O_CLOEXEC, 0644);
     if (fd < 0)
         return -errno;
-    int err = host_size(fd, &size);
+    int err = flags & HOST_LOCK && flock(fd, (flags & HOST_WRITE ? LOCK_EX : LOCK_SH) | LOCK_NB) ? (errno == EWOULDBLOCK ? -EBUSY : -errno) : 0;
+    if (!err)
+        err = host_size(fd, &size);
     struct host_blk *h = err ? NULL : kzalloc(sizeof *h);
     if (!h) {
         close(fd);

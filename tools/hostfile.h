@@ -2,7 +2,8 @@
 #pragma once
 #include "kernel/block/blk.h"
 
-enum { HOST_WRITE = 1, HOST_CREATE = 2 /* and truncate */, HOST_SYNC = 4 /* flush means fdatasync */ };
+enum { HOST_WRITE = 1, HOST_CREATE = 2 /* and truncate */, HOST_SYNC = 4 /* flush means fdatasync */,
+       HOST_LOCK = 8 /* -EBUSY while another process has it open for writing, or at all if we write */ };
 /* The size is rounded up to 512; what lies behind the real end reads as zeroes.  0 or -errno. */
 int host_blk_open(const char *path, unsigned flags, struct blk **out);
 

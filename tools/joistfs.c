@@ -15,7 +15,7 @@
 static const char usage[] =
     "usage: joistfs VERB ...\n"
     "  mkfs [-L LABEL] [-s SIZE] [--csum] POOL   make a pool (-s also makes or extends the file POOL)\n"
-    "  fsck [-y] [--data] POOL                   check everything; -y recounts damaged space tables, --data reads checksummed data\n"
+    "  fsck [-y] [--data] POOL                   check everything; -y repairs, --data reads checksummed data\n"
     "  ls [-l] POOL [PATH]                       names, with -l sizes, allocated sizes and times\n"
     "  cp [-q] [--csum] SOURCE... DESTINATION    in and out of pools; what is in a pool is POOL:PATH\n"
     "  df [--json] POOL                          space\n"
@@ -24,13 +24,17 @@ static const char usage[] =
 
 static bool quiet;
 
-__attribute__((noreturn)) static void fail(int status, const char *what, const char *object, int err)
+/* Says it; returns the exit status. */
+static int complain(const char *what, const char *object, int err)
 {
-    const char *why = err == -EILSEQ ? "damaged, or not a pool" : strerror(-err);
-    fprintf(stderr, "joistfs: %s %s%s%s\n", what, object, err ? ": " : "", err ? why : "");
-    exit(status ? status : err == -ENOENT ? 3 : err == -EEXIST || err == -EBUSY ? 4 : err == -ENOSPC || err == -ENOMEM ? 6 :
-         err == -EIO || err == -EILSEQ ? 8 : 1);
+    const char *why = err == -EILSEQ ? "damaged, or not a pool" : err == -EBUSY ? "in use" : err == -ENOSPC ? "no space left" :
+        err == -EISDIR ? "is a directory" : err == -ENOTDIR ? "is not a directory" : strerror(-err);
+    fprintf(stderr, "joistfs: %s %s: %s\n", what, *object ? object : "/", why);
+    return err == -ENOENT ? 3 : err == -EEXIST || err == -EBUSY ? 4 : err == -ENOSPC || err == -ENOMEM ? 6 :
+        err == -EIO || err == -EILSEQ ? 8 : 1;
 }
+
+__attribute__((noreturn)) static void fail(const char *what, const char *object, int err) { exit(complain(what, object, err)); }
 
 /* ---- A mounted pool ---- */
 
@@ -39,12 +43,12 @@ struct pool { struct blk *dev; struct fs *fs; };
 static struct pool pool_open(const char *path, unsigned flags)
 {
     struct pool p;
-    int err = host_blk_open(path, flags & FS_RDONLY ? 0 : HOST_WRITE | HOST_SYNC, &p.dev);
+    int err = host_blk_open(path, HOST_LOCK | (flags & FS_RDONLY ? 0 : HOST_WRITE | HOST_SYNC), &p.dev);
     if (err)
-        fail(0, "cannot open", path, err);
+        fail("cannot open", path, err);
     err = fs_mount(p.dev, flags, &p.fs);
     if (err)
-        fail(0, "cannot mount", path, err);
+        fail("cannot mount", path, err);
     return p;
 }
 
@@ -52,7 +56,7 @@ static void pool_close(struct pool *p, const char *path)
 {
     int err = fs_unmount(p->fs);
     if (err)
-        fail(0, "cannot write", path, err);
+        fail("cannot write", path, err);
     blk_close(p->dev);
 }
 
@@ -77,14 +81,18 @@ static int cmd_mkfs(int argc, char **argv)
     const char *path = argv[optind];
     if (size && access(path, F_OK))
         close(open(path, O_CREAT | O_WRONLY, 0644));
-    int err = host_blk_open(path, HOST_WRITE | HOST_SYNC, &dev);
+    int err = host_blk_open(path, HOST_LOCK | HOST_WRITE | HOST_SYNC, &dev);
     if (!err && size > dev->size)
         err = blk_resize(dev, size);
     o.size = size;
     if (!err)
         err = fs_mkfs(dev, &o);
+    if (err == -ENOSPC) {
+        fprintf(stderr, "joistfs: cannot make a pool in %s: it needs at least 4 MiB (-s SIZE makes or extends a file)\n", path);
+        return 6;
+    }
     if (err)
-        fail(0, "cannot make a pool in", path, err);
+        fail("cannot make a pool in", path, err);
     blk_close(dev);
     return 0;
 }
@@ -99,9 +107,15 @@ static int report(const struct fs_report *r, bool checked)
         printf(", %llu data blocks", (unsigned long long)r->data_blocks);
     if (checked && r->orphans)
         printf(", %llu waiting to be freed", (unsigned long long)r->orphans);
-    printf(": %llu errors%s", (unsigned long long)r->errors, r->fixed ? ", space tables recounted" : "");
+    printf(": %llu errors", (unsigned long long)r->errors);
+    if (r->fixed)
+        printf(", repaired%s", r->left ? " in part: run fsck again" : "");
+    if (r->lost_found)
+        printf(", %llu without a name are now in lost+found", (unsigned long long)r->lost_found);
+    if (r->bad_data)
+        printf(", %llu data blocks are damaged and stay so", (unsigned long long)r->bad_data);
     printf("\n");
-    return r->errors && !r->fixed ? 8 : 0;
+    return (r->errors && !r->fixed) || r->left || r->bad_data ? 8 : 0;
 }
 
 static int cmd_fsck(int argc, char **argv)
@@ -117,11 +131,11 @@ static int cmd_fsck(int argc, char **argv)
         return 2;
     struct progress pr = { .what = "fsck", .quiet = !isatty(2) };
     struct fs_report r = { .say = say, .progress = show, .arg = &pr };
-    struct pool p = pool_open(argv[optind], flags & FS_CHECK_REPAIR ? 0 : FS_RDONLY);
+    struct pool p = pool_open(argv[optind], flags & FS_CHECK_REPAIR ? FS_SALVAGE : FS_RDONLY);
     int err = fs_check(p.fs, flags, &r);
     progress_end(&pr);
     if (err)
-        fail(0, "cannot check", argv[optind], err);
+        fail("cannot check", argv[optind], err);
     int status = report(&r, true);
     pool_close(&p, argv[optind]);
     return status;
@@ -137,7 +151,7 @@ static int cmd_scrub(int argc, char **argv)
     int err = fs_scrub(p.fs, &r);
     progress_end(&pr);
     if (err)
-        fail(0, "cannot scrub", argv[1], err);
+        fail("cannot scrub", argv[1], err);
     int status = report(&r, false);
     pool_close(&p, argv[1]);
     return status;
@@ -159,7 +173,7 @@ static void list_one(struct fs *fs, const char *dir, const struct fs_dirent *d, 
     snprintf(path, sizeof path, "%s/%s", dir, d->name);
     int err = fs_stat(fs, path, &st);
     if (err)
-        fail(0, "cannot look at", path, err);
+        fail("cannot look at", path, err);
     time_t t = st.mtime / 1000000000;
     strftime(when, sizeof when, "%Y-%m-%d %H:%M", localtime(&t));
     printf("%c%c %15llu %15llu %s %s%s\n", st.dir ? 'd' : '-', st.csum ? 'c' : '-', (unsigned long long)st.size,
@@ -182,7 +196,7 @@ static int cmd_ls(int argc, char **argv)
         all[n++] = d;
     }
     if (err != -ENOENT || (!n && *path && fs_stat(p.fs, path, &(struct fs_stat){ 0 })))
-        fail(0, "cannot list", path, err);
+        fail("cannot list", path, err);
     if (n)
         qsort(all, n, sizeof *all, by_name);
     for (size_t i = 0; i < n; i++)
@@ -217,13 +231,11 @@ static int cmd_df(int argc, char **argv)
 
 #define COPY_LEN (1u << 20)
 
-static void copy_in(struct fs_file *f, int fd, uint64_t size, const char *name)
+static int copy_in(struct fs_file *f, int fd, uint64_t size, const char *name)
 {
     struct progress pr = { .what = name, .quiet = quiet };
     char *buf = malloc(COPY_LEN);
-    int err = fs_truncate(f, 0);
-    if (!err)
-        err = fs_truncate(f, size);
+    int err = fs_truncate(f, size);
     for (uint64_t off = 0; !err && off < size; ) {
         off_t data = lseek(fd, off, SEEK_DATA), hole;
         if (data < 0 && errno == ENXIO)
@@ -241,13 +253,14 @@ static void copy_in(struct fs_file *f, int fd, uint64_t size, const char *name)
             progress_show(&pr, off, size);
         }
     }
+    if (!err)
+        progress_show(&pr, size, size);
     progress_end(&pr);
     free(buf);
-    if (err)
-        fail(0, "cannot copy", name, err);
+    return err;
 }
 
-static void copy_out(struct fs_file *f, int fd, const char *name)
+static int copy_out(struct fs_file *f, int fd, const char *name)
 {
     struct progress pr = { .what = name, .quiet = quiet };
     struct fs_stat st;
@@ -270,10 +283,11 @@ static void copy_out(struct fs_file *f, int fd, const char *name)
             progress_show(&pr, off, st.size);
         }
     }
+    if (!err)
+        progress_show(&pr, st.size, st.size);
     progress_end(&pr);
     free(buf);
-    if (err)
-        fail(0, "cannot copy", name, err);
+    return err;
 }
 
 /* POOL:PATH; the host's own paths win if they exist with the colon. */
@@ -292,42 +306,67 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
-static void cp_in(struct pool *p, const char *src, const char *dst, unsigned flags)
+/* DST, or DST/NAME for what goes into a directory. */
+static void join_path(char path[4096], const char *dst, bool into, const char *src)
 {
-    struct fs_stat st;
-    struct stat hs;
-    struct fs_file *f;
-    char path[4096];
-    int fd = open(src, O_RDONLY);
-    if (fd < 0 || fstat(fd, &hs))
-        fail(0, "cannot open", src, -errno);
-    bool into = !*dst || dst[strlen(dst) - 1] == '/' || (!fs_stat(p->fs, dst, &st) && st.dir);
-    snprintf(path, sizeof path, "%s%s%s", dst, into ? "/" : "", into ? base_name(src) : "");
-    int err = fs_open(p->fs, path, FS_CREATE | flags, &f);
-    if (err)
-        fail(0, "cannot make", path, err);
-    copy_in(f, fd, hs.st_size, path);
-    fs_close(f);
-    close(fd);
+    bool slash = into && *dst && dst[strlen(dst) - 1] != '/';
+    snprintf(path, 4096, "%s%s%s", dst, slash ? "/" : "", into ? base_name(src) : "");
 }
 
-static void cp_out(struct pool *p, const char *src, const char *dst)
+static int host_open(const char *src, uint64_t *size)
+{
+    struct stat st;
+    int fd = open(src, O_RDONLY | O_CLOEXEC);
+    off_t end = fd < 0 ? -1 : lseek(fd, 0, SEEK_END);       /* of disks, too */
+    int err = fd < 0 || end < 0 || fstat(fd, &st) ? -errno : S_ISDIR(st.st_mode) ? -EISDIR : 0;
+    *size = end;
+    if (err && fd >= 0)
+        close(fd);
+    return err ? err : fd;
+}
+
+/* The file appears under its name when all of it is there: what had that name is untouched until then, and for good after an error. */
+static int cp_in(struct pool *p, const char *src, const char *dst, unsigned flags)
+{
+    struct fs_stat st;
+    struct fs_file *f;
+    char path[4096], part[4110];
+    uint64_t size;
+    bool into = !*dst || dst[strlen(dst) - 1] == '/' || (!fs_stat(p->fs, dst, &st) && st.dir);
+    join_path(path, dst, into, src);
+    snprintf(part, sizeof part, "%s.part", path);
+    int fd = host_open(src, &size);
+    if (fd < 0)
+        return complain("cannot open", src, fd);
+    int err = fs_open(p->fs, part, FS_CREATE | flags, &f);
+    if (!err && !(err = fs_truncate(f, 0))) {
+        err = copy_in(f, fd, size, path);
+        fs_close(f);
+        if (!err)
+            err = fs_rename(p->fs, part, path);
+        if (err)
+            fs_unlink(p->fs, part);
+    }
+    close(fd);
+    return err ? complain("cannot copy to", path, err) : 0;
+}
+
+static int cp_out(struct pool *p, const char *src, const char *dst)
 {
     struct fs_file *f;
     struct stat hs;
     char path[4096];
     bool into = !stat(dst, &hs) && S_ISDIR(hs.st_mode);
-    snprintf(path, sizeof path, "%s%s%s", dst, into ? "/" : "", into ? base_name(src) : "");
+    join_path(path, dst, into, src);
     int err = fs_open(p->fs, src, 0, &f);
     if (err)
-        fail(0, "cannot open", src, err);
+        return complain("cannot open", src, err);
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0644);
-    if (fd < 0)
-        fail(0, "cannot make", path, -errno);
-    copy_out(f, fd, path);
+    err = fd < 0 ? -errno : copy_out(f, fd, path);
     fs_close(f);
-    if (close(fd))
-        fail(0, "cannot write", path, -errno);
+    if (fd >= 0 && close(fd) && !err)
+        err = -errno;
+    return err ? complain("cannot copy to", path, err) : 0;
 }
 
 static int cmd_cp(int argc, char **argv)
@@ -340,33 +379,37 @@ static int cmd_cp(int argc, char **argv)
         quiet |= c == 'q';
         flags |= c == 'c' ? FS_CSUM : 0;
     }
-    int n = argc - optind - 1;
+    int n = argc - optind - 1, status = 0;
     if (n < 1)
         return 2;
     char **src = argv + optind, *dst = argv[argc - 1], *dst_path = split_place(dst);
     if (dst_path) {
         struct pool p = pool_open(dst, 0);
-        for (int i = 0; i < n; i++)
-            cp_in(&p, src[i], dst_path, flags);
+        for (int i = 0; i < n; i++) {
+            int err = cp_in(&p, src[i], dst_path, flags);
+            status = status ? status : err;
+        }
         pool_close(&p, dst);
-        return 0;
+        return status;
     }
     for (int i = 0; i < n; i++) {
         char *src_path = split_place(src[i]);
         if (!src_path)
             return 2;
         struct pool p = pool_open(src[i], FS_RDONLY);
-        cp_out(&p, src_path, dst);
+        int err = cp_out(&p, src_path, dst);
+        status = status ? status : err;
         pool_close(&p, src[i]);
     }
-    return 0;
+    return status;
 }
 
 /* ---- One call each ---- */
 
 static int cmd_change(int argc, char **argv)
 {
-    const char *verb = argv[0];
+    static const char *const what[][2] = { { "mkdir", "cannot make" }, { "rm", "cannot remove" }, { "mv", "cannot move" }, { "clone", "cannot copy" } };
+    const char *verb = argv[0], *cannot = "";
     bool two = !strcmp(verb, "mv") || !strcmp(verb, "clone");
     if (argc != 3 + two)
         return 2;
@@ -374,9 +417,10 @@ static int cmd_change(int argc, char **argv)
     int err = !strcmp(verb, "mkdir") ? fs_mkdir(p.fs, argv[2]) : !strcmp(verb, "rm") ? fs_unlink(p.fs, argv[2]) :
         !strcmp(verb, "mv") ? fs_rename(p.fs, argv[2], argv[3]) : fs_reflink(p.fs, argv[2], argv[3]);
     pool_close(&p, argv[1]);
-    if (err)
-        fail(0, verb, argv[2], err);
-    return 0;
+    for (size_t i = 0; i < ARRAY_SIZE(what); i++)
+        if (!strcmp(verb, what[i][0]))
+            cannot = what[i][1];
+    return err ? complain(cannot, argv[two && err == -EEXIST ? 3 : 2], err) : 0;
 }
 
 static int cmd_grow(int argc, char **argv)
@@ -386,7 +430,7 @@ static int cmd_grow(int argc, char **argv)
     struct fs *fs;
     if (argc < 2 || argc > 3 || (argc == 3 && !parse_size(argv[2], &size)))
         return 2;
-    int err = host_blk_open(argv[1], HOST_WRITE | HOST_SYNC, &dev);
+    int err = host_blk_open(argv[1], HOST_LOCK | HOST_WRITE | HOST_SYNC, &dev);
     if (!err && size > dev->size)
         err = blk_resize(dev, size);
     if (!err)
@@ -397,7 +441,7 @@ static int cmd_grow(int argc, char **argv)
         err = err ? err : end;
     }
     if (err)
-        fail(0, "cannot grow", argv[1], err);
+        fail("cannot grow", argv[1], err);
     blk_close(dev);
     return 0;
 }
@@ -411,7 +455,7 @@ static int cmd_trim(int argc, char **argv)
     int err = fs_trim(p.fs, &trimmed);
     pool_close(&p, argv[1]);
     if (err)
-        fail(0, "cannot trim", argv[1], err);
+        fail("cannot trim", argv[1], err);
     printf("%llu bytes trimmed\n", (unsigned long long)trimmed);
     return 0;
 }

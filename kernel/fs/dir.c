@@ -18,7 +18,7 @@ struct place {
     uint8_t type;
 };
 
-static uint64_t name_hash(const char *name, unsigned len)
+uint64_t dir_hash(const char *name, unsigned len)
 {
     uint64_t h = 0xcbf29ce484222325ull;
     for (unsigned i = 0; i < len; i++)
@@ -45,7 +45,7 @@ static int dent_next(struct fs *fs, struct fs_key *key, union dent *d)
 static int find_name(struct fs *fs, struct place *p)
 {
     union dent d;
-    uint64_t first = name_hash(p->name, p->len) << 8;
+    uint64_t first = dir_hash(p->name, p->len) << 8;
     struct fs_key k = dent_key(p->dir, first);
     bool have_key = false;
     int err;
@@ -465,6 +465,32 @@ int fs_rename(struct fs *fs, const char *from, const char *to)
     if (!err && reap)
         reap_unnamed(fs, reap);
     return err;
+}
+
+/* ---- Repair ---- */
+
+int dir_adopt(struct fs *fs, const char *path, uint64_t ino, uint8_t type)
+{
+    struct change c;
+    struct place p;
+    int err = begin(&c, fs, 3, 0);
+    if (err)
+        return err;
+    c.err = walk(fs, path, &p);
+    if (!c.err && p.ino)
+        c.err = -EEXIST;
+    if (!c.err) {
+        prepare(&c, p.key);
+        prepare(&c, inode_key(p.dir));
+        prepare(&c, inode_key(ino));
+    }
+    if (!c.err) {
+        put_name(&c, &p, ino, type);
+        count_entries(&c, p.dir, 1);
+        if (type == FS_TYPE_DIR)
+            move_dir(&c, ino, p.dir);
+    }
+    return end(&c);
 }
 
 /* ---- Looking ---- */

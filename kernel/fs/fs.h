@@ -29,7 +29,11 @@ struct fs_mkfs_opts {
 };
 int fs_mkfs(struct blk *, const struct fs_mkfs_opts *);
 
-enum { FS_RDONLY = 1 << 0, FS_DISCARD = 1 << 1 /* trim what a commit has freed */ };
+enum {
+    FS_RDONLY = 1 << 0,
+    FS_DISCARD = 1 << 1,        /* trim what a commit has freed */
+    FS_SALVAGE = 1 << 2,        /* mount what is damaged, for fs_check with FS_CHECK_REPAIR and nothing before it */
+};
 /* The disk is claimed for writing (reading) while mounted and not closed by unmount. */
 int fs_mount(struct blk *, unsigned flags, struct fs **out);
 /* No file may be open (-EBUSY).  Commits; an error of that is returned, and the pool is gone all the same. */
@@ -92,15 +96,22 @@ int fs_file_blk(struct fs_file *, bool read_only, struct blk **out);
 
 /* ---- Care ---- */
 struct fs_report {
-    uint64_t errors, fixed;             /* structural */
+    uint64_t errors, fixed;             /* findings; repairs made */
+    uint64_t left;                      /* structural findings that are there now: 0 after a repair that could do it all */
+    uint64_t lost_found;                /* repair: files and directories that are now in /lost+found */
     uint64_t bad_data, data_blocks;     /* checksummed blocks that do not match; blocks read */
     uint64_t files, dirs, orphans, nodes, leaked, shared;
     void (*say)(void *arg, const char *msg);            /* each finding, one sentence; may be NULL */
     void (*progress)(void *arg, uint64_t done, uint64_t all);
     void *arg;
 };
-enum { FS_CHECK_DATA = 1, FS_CHECK_REPAIR = 2 /* recount the space tables */ };
-/* Check everything.  Nothing else may use the pool meanwhile.  0 when it could be done, whatever it found. */
+enum { FS_CHECK_DATA = 1, FS_CHECK_REPAIR = 2 };
+/*
+ * Check everything.  Nothing else may use the pool meanwhile.  0 when it could be done, whatever it found.
+ *
+ * Repair counts all blocks anew, and, where more than counts is damaged, builds the trees anew from all that can be read: what cannot is lost
+ * (parts of files become holes), what has lost its name is put into /lost+found as inode-N.  Data that does not match its checksum stays.
+ */
 int fs_check(struct fs *, unsigned flags, struct fs_report *);
 /* Read all metadata and checksummed data of the committed state while the pool is in use. */
 int fs_scrub(struct fs *, struct fs_report *);

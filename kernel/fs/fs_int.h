@@ -46,6 +46,7 @@ struct chunk {
     struct list lru;
     uint64_t index, touched;            /* touched: generation of the last use */
     bool dirty;
+    bool doubtful;                      /* salvage: its table was damaged, these are not its counts */
     uint16_t npinned;                   /* marked and of count 0 */
     uint64_t pin[PINS][FS_CHUNK / 64];
     uint16_t ref[FS_CHUNK];
@@ -61,6 +62,8 @@ struct group {
 
 struct space {
     struct mutex lock;
+    bool salvage;                       /* damaged tables are taken for ones never written: only for a recount */
+    unsigned forgiven;                  /* so many were */
     uint64_t blocks, ngroups;
     struct group **group;               /* loaded ones */
     struct space_ent *l2[FS_FAN];       /* 256 entries each; NULL: default */
@@ -208,7 +211,7 @@ unsigned space_dirty_pages(struct fs *);        /* upper bound of what space_fre
 void space_freeze(struct fs *, struct pagelist *);
 void space_committed(struct fs *, bool discard);
 int space_set_end(struct fs *, uint64_t blocks);
-int space_count(struct fs *, uint64_t index, uint16_t *ref);       /* copy of one chunk's counts */
+int space_count(struct fs *, uint64_t index, uint16_t *ref, bool *damaged);     /* copy of one chunk's counts */
 int space_force(struct fs *, uint64_t index, const uint16_t *ref); /* repair */
 
 /* Copies of table pages that a commit writes; their memory is reserved before anything is changed. */
@@ -233,6 +236,10 @@ int inodes_flush(struct fs *);                                    /* commit: sto
 void inodes_unflush(struct fs *);                                 /* after inodes_flush, when the commit breaks off */
 void inodes_stored(struct fs *);                                  /* commit: they are clean; forget closed ones */
 int orphans_reap(struct fs *);
+
+/* ---- dir.c ---- */
+uint64_t dir_hash(const char *name, unsigned len);      /* 48 bits; an entry's number is 256 times that and up to 255 more */
+int dir_adopt(struct fs *, const char *path, uint64_t ino, uint8_t type);       /* gives a nameless inode that name; -EEXIST */
 
 /* ---- extent.c: f->lock held ---- */
 struct extent { uint64_t lblk, pblk, len; unsigned flags; bool hole; uint32_t csum[EXT_MAX_CSUM]; };

@@ -212,13 +212,15 @@ int space_ref(struct fs *fs, uint64_t blk)
     return ref;
 }
 
-int space_count(struct fs *fs, uint64_t index, uint16_t *ref)
+int space_count(struct fs *fs, uint64_t index, uint16_t *ref, bool *damaged)
 {
     struct chunk *c;
     mutex_lock(&fs->space.lock);
     int err = space_chunk_load(&fs->space, index, &c);
-    if (!err)
+    if (!err) {
         memcpy(ref, c->ref, sizeof c->ref);
+        *damaged = c->doubtful;
+    }
     mutex_unlock(&fs->space.lock);
     return err;
 }

@@ -103,6 +103,7 @@ int space_force(struct fs *fs, uint64_t index, const uint16_t *ref)
     struct space_ent *e = &gr->ent[index % FS_FAN];
     s->free += free - e->free, gr->free += free - e->free, e->free = free;
     c->touched = fs->gen;
+    c->doubtful = false;
     space_soil(s, gr, c);
     return 0;
 }

@@ -51,17 +51,28 @@ struct space_ent *space_group_ent(struct space *s, uint64_t g)
     return l2 ? &l2[g % FS_FAN] : NULL;
 }
 
+/* A damaged page is as good as one never written, when all is counted anew; what is in memory then differs from the disk. */
+static bool forgive(struct space *s, int err, void *page, size_t len, bool *dirty)
+{
+    if (!s->salvage || err == -ENOMEM)
+        return false;
+    memset(page, 0, len);
+    *dirty = true;
+    s->forgiven++;
+    return true;
+}
+
 static int group_fill(struct space *s, uint64_t g, struct group *gr)
 {
     struct space_ent *e = space_group_ent(s, g);
     if (e && e->state == SPACE_PAGE) {
         int err = read_page(s, l1_blk(g, e->slot), e->crc, gr->ent);
-        if (err)
+        if (err && !forgive(s, err, gr->ent, sizeof gr->ent, &gr->dirty))
             return err;
     }
     for (unsigned i = 0; i < FS_FAN; i++) {
         struct space_ent *l0 = &gr->ent[i];
-        if (!ent_sane(l0, FS_CHUNK, true))
+        if (!ent_sane(l0, FS_CHUNK, true) && !forgive(s, -EILSEQ, l0, sizeof *l0, &gr->dirty))
             return -EILSEQ;
         if (l0->state == SPACE_DEFAULT)
             l0->free = space_default_free(s, g * FS_FAN + i);
@@ -129,6 +140,8 @@ int space_chunk_load(struct space *s, uint64_t index, struct chunk **out)
             return -ENOMEM;
         c->index = index;
         err = chunk_fill(s, c, &gr->ent[i]);
+        if (err && forgive(s, err, c->ref, sizeof c->ref, &c->doubtful))
+            err = 0;
         if (err) {
             kfree(c);
             return err;
@@ -176,12 +189,14 @@ void space_set_keep(struct space *s)
 static int load_l2(struct space *s, unsigned j)
 {
     int err = space_l2_need(s, j);
-    if (!err && s->l3[j].state == SPACE_PAGE)
+    if (err)
+        return err;
+    if (s->l3[j].state == SPACE_PAGE)
         err = read_page(s, l2_blk(j, s->l3[j].slot), s->l3[j].crc, s->l2[j]);
     for (unsigned i = 0; !err && i < FS_FAN; i++)
         if (!ent_sane(&s->l2[j][i], FS_GROUP, false))
             err = -EILSEQ;
-    return err;
+    return err && forgive(s, err, s->l2[j], FS_BLOCK, &s->l2_dirty[j]) ? 0 : err;
 }
 
 int space_init(struct fs *fs)
@@ -193,19 +208,24 @@ int space_init(struct fs *fs)
     s->ngroups = (s->blocks + FS_GROUP - 1) / FS_GROUP;
     s->free = fs->super.free;
     s->top = fs->super.space;
+    s->salvage = fs->flags & FS_SALVAGE;
     s->meta_cursor = FS_HEADER;
     s->cursor = FS_HEADER + MIN(s->blocks / 32, 16384ull);
     space_set_keep(s);
     s->group = kzalloc(s->ngroups * sizeof *s->group);
     if (!s->group)
         return -ENOMEM;
-    int err = 0;
-    if (!ent_sane(&s->top, 0, false))
-        return -EILSEQ;
-    if (s->top.state == SPACE_PAGE)
+    int err = ent_sane(&s->top, 0, false) ? 0 : -EILSEQ;
+    bool dirty;                         /* level 3 is written by every commit */
+    if (!err && s->top.state == SPACE_PAGE)
         err = read_page(s, FS_L3 + s->top.slot, s->top.crc, s->l3);
-    for (unsigned j = 0; !err && j <= (s->ngroups - 1) / FS_FAN; j++)
-        err = ent_sane(&s->l3[j], 0, false) ? load_l2(s, j) : -EILSEQ;
+    if (err && forgive(s, err, s->l3, sizeof s->l3, &dirty))
+        err = 0;
+    for (unsigned j = 0; !err && j <= (s->ngroups - 1) / FS_FAN; j++) {
+        if (!ent_sane(&s->l3[j], 0, false) && !forgive(s, -EILSEQ, &s->l3[j], sizeof s->l3[j], &s->l2_dirty[j]))
+            return -EILSEQ;
+        err = load_l2(s, j);
+    }
     return err;
 }
 

@@ -472,7 +472,7 @@ static int mount_super(struct blk *dev, unsigned flags, struct fs_super *super, 
     if (err)
         return err;
     (*out)->slot = slot;
-    if (!(flags & FS_RDONLY))
+    if (!(flags & (FS_RDONLY | FS_SALVAGE)))
         err = orphans_reap(*out);
     if (err == -ENOSPC || err == -EROFS)
         err = 0;                        /* tried again at the next mount */

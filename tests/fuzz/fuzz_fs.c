@@ -110,9 +110,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     memcpy(m->data, good, SIZE);
     for (size_t i = 1; i + 8 <= len && i < 200; i += 8)
         patch(m->data, data + i);
-    if (len && !fs_mount(&m->blk, data[0] & 1 ? FS_RDONLY : 0, &fs)) {
-        if (data[0] & 2)
-            fs_check(fs, FS_CHECK_DATA | (data[0] & 4 ? FS_CHECK_REPAIR : 0), &r);
+    bool repair = len && (data[0] & 7) == 6;
+    if (len && !fs_mount(&m->blk, data[0] & 1 ? FS_RDONLY : repair ? FS_SALVAGE : 0, &fs)) {
+        if (data[0] & 2 && !fs_check(fs, FS_CHECK_DATA | (repair ? FS_CHECK_REPAIR : 0), &r) && repair && r.left)
+            panic("the repair leaves %llu errors", (unsigned long long)r.left);
         walk(fs, "", 0);
         change(fs);
         fs_scrub(fs, &r);
