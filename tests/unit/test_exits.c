@@ -116,7 +116,10 @@ static void control_registers(void **state)
     gives(write_cr(0, cr0 & ~CR0_PE), EXC_GP);          /* paging without protection */
     gives(write_cr(0, cr0 | CR0_NW), EXC_GP);           /* NW without CD */
     gives(write_cr(0, cr0 | BIT(32)), EXC_GP);
-    gives(write_cr(0, cr0 & ~CR0_PG), NOTHING);         /* leaves long mode */
+    gives(write_cr(0, cr0 & ~CR0_PG), EXC_GP);          /* paging off in 64-bit code */
+    struct exit leave = write_cr(0, cr0 & ~CR0_PG);
+    v->st.seg[SEG_CS].attr = 0xc9b;
+    gives(leave, NOTHING);                              /* leaves long mode by way of compatibility mode */
     assert_false(v->st.efer & EFER_LMA);
     unsigned flushes = fake_cpu(v)->flushes_linear;
     gives(write_cr(4, cr4 | CR4_PGE), NOTHING);
