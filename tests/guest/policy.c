@@ -17,6 +17,32 @@ static bool wrmsr_faults(uint32_t msr, uint64_t v)
 
 static bool amd(void) { return cpuid_reg(0, 0, EBX) == 0x68747541; }
 
+/* XCR0 takes what the architecture allows, and the sizes follow it. */
+static void xsave(void)
+{
+    ulong cr4 = read_cr4();
+
+    EQUAL("osxsave-off", cpuid_reg(1, 0, ECX) >> 27 & 1, 0);
+    write_cr4(cr4 | 1 << 18);
+    EQUAL("osxsave-on", cpuid_reg(1, 0, ECX) >> 27 & 1, 1);
+    uint32_t lo, hi, all = cpuid_reg(0xd, 0, EAX);
+    asm volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+    EQUAL("xcr0-at-start", lo, 1);
+    EQUAL("xsave-size-x87", cpuid_reg(0xd, 0, EBX), 576);
+    asm volatile("xsetbv" :: "a"(all), "d"(0), "c"(0));
+    EQUAL("xsave-size-all", cpuid_reg(0xd, 0, EBX), cpuid_reg(0xd, 0, ECX));
+    TRY("xsetbv", :: "a"(all & ~1u), "d"(0), "c"(0));
+    EQUAL("xcr0-without-x87", TRAP.vector, 13);
+    TRY("xsetbv", :: "a"(all), "d"(0x40000000), "c"(0));
+    EQUAL("xcr0-unknown-bit", TRAP.vector, 13);
+    if (all & 4) {
+        TRY("xsetbv", :: "a"(5), "d"(0), "c"(0));
+        EQUAL("xcr0-avx-without-sse", TRAP.vector, 13);
+    }
+    asm volatile("xsetbv" :: "a"(1), "d"(0), "c"(0));
+    write_cr4(cr4);
+}
+
 static void features(void)
 {
     uint32_t c1 = cpuid_reg(1, 0, ECX), d1 = cpuid_reg(1, 0, EDX), max = cpuid_reg(0, 0, EAX);
@@ -30,28 +56,8 @@ static void features(void)
         EQUAL("leaf-b-subleaf-echo", cpuid_reg(0xb, 5, ECX) & 0xff, 5);
     }
     EQUAL("leaf-1-again", cpuid_reg(1, 1234, ECX), c1);
-    ulong cr4 = read_cr4();
-    if (c1 >> 26 & 1) {
-        EQUAL("osxsave-off", cpuid_reg(1, 0, ECX) >> 27 & 1, 0);
-        write_cr4(cr4 | 1 << 18);
-        EQUAL("osxsave-on", cpuid_reg(1, 0, ECX) >> 27 & 1, 1);
-        uint32_t lo, hi, all = cpuid_reg(0xd, 0, EAX);
-        asm volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-        EQUAL("xcr0-at-start", lo, 1);
-        EQUAL("xsave-size-x87", cpuid_reg(0xd, 0, EBX), 576);
-        asm volatile("xsetbv" :: "a"(all), "d"(0), "c"(0));
-        EQUAL("xsave-size-all", cpuid_reg(0xd, 0, EBX), cpuid_reg(0xd, 0, ECX));
-        TRY("xsetbv", :: "a"(all & ~1u), "d"(0), "c"(0));
-        EQUAL("xcr0-without-x87", TRAP.vector, 13);
-        TRY("xsetbv", :: "a"(all), "d"(0x40000000), "c"(0));
-        EQUAL("xcr0-unknown-bit", TRAP.vector, 13);
-        if (all & 4) {
-            TRY("xsetbv", :: "a"(5), "d"(0), "c"(0));
-            EQUAL("xcr0-avx-without-sse", TRAP.vector, 13);
-        }
-        asm volatile("xsetbv" :: "a"(1), "d"(0), "c"(0));
-        write_cr4(cr4);
-    }
+    if (c1 >> 26 & 1)
+        xsave();
     if (!on_joist())
         return;
     CHECK("no-vmx", !(c1 & 1 << 5));
@@ -76,7 +82,7 @@ static void features(void)
 #ifdef __x86_64__
     TRY("mov %0, %%cr0", :: "r"(read_cr0() & ~0x80000000ul) : "memory");
     EQUAL("paging-off-in-64-bit-mode", TRAP.vector, 13);
-    TRY("mov %0, %%cr4", :: "r"(cr4 & ~0x20ul) : "memory");
+    TRY("mov %0, %%cr4", :: "r"(read_cr4() & ~0x20ul) : "memory");
     EQUAL("pae-off-in-64-bit-mode", TRAP.vector, 13);
 #endif
     TRY("wbinvd", ::: "memory");

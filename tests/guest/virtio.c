@@ -425,7 +425,8 @@ static void disk(struct dev *d)
     put32(d->device, 0);                                /* read-only */
     EQUAL("configuration-read-only", get32(d->device), 2048);
     EQUAL("generation", get8(d->common + GENERATION), generation);
-    start(d, 1 << 9);                                   /* FLUSH */
+    put32(d->common + DEV_SELECT, 0);
+    start(d, get32(d->common + DEV_FEATURE) & 1 << 9);  /* FLUSH, if there is anything to flush */
     for (unsigned n = 0; n < 32768; n++)
         data[n] = (uint8_t)(n * 31 + (n >> 8));
     EQUAL("write", request(d, 1, 40, (ulong)data, 32768, 0), 0);
