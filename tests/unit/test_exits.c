@@ -130,7 +130,7 @@ static void control_registers(void **state)
     struct exit pcide = write_cr(4, cr4 | CR4_PCIDE);
     v->st.cr3 = 0x1001;                                 /* with a PCID in CR3 already */
     gives(pcide, EXC_GP);
-    gives(write_cr(8, 0), EXC_UD);
+    gives(write_cr(7, 0), EXC_UD);
     struct exit read = write_cr(0, 0);
     read.u.cr.write = false;
     gives(read, EXC_UD);
