@@ -59,7 +59,7 @@ int image_open_backing(struct image *img, enum image_format f, const char *name,
     return err;
 }
 
-void image_drop_backing(struct image *img)
+static void drop_backing(struct image *img)
 {
     if (img->backing)
         blk_release(img->backing, false);
@@ -91,6 +91,14 @@ int file_write(struct blk *b, uint64_t off, const void *buf, size_t len)
 {
     int err = file_extend(b, off + len);
     return err ? err : blk_pwrite(b, off, buf, len);
+}
+
+int file_write_fresh(struct blk *b, uint64_t at, uint64_t size, uint64_t in, const void *buf, size_t len)
+{
+    int err = file_extend(b, at + size);
+    if (!err && len < size)
+        err = blk_write_zeroes(b, at, size, BLK_UNMAP_OK);
+    return err ? err : file_write(b, at + in, buf, len);
 }
 
 /* ---- Reading and writing, in threads ---- */
@@ -271,14 +279,15 @@ static void image_close(struct blk *b)
     if (img->ops->fini)
         img->ops->fini(img);
     mapped_fini(&img->m);
-    image_drop_backing(img);
-    blk_close(img->file);
+    drop_backing(img);
+    if (!img->keeps_file)
+        blk_close(img->file);
     kfree(img);
 }
 
 static const struct blk_ops image_blk_ops = { image_submit, image_blk_resize, image_close };
 
-int image_ready(struct image *img, const char *kind)
+static int start_engine(struct image *img, const char *kind)
 {
     struct blk *b = &img->blk;
     bool read_only = b->limits.read_only;
@@ -304,6 +313,21 @@ int image_ready(struct image *img, const char *kind)
         if (err)
             blk_split_close(b);
     }
+    return err;
+}
+
+int image_opened(struct image *img, const char *kind, int err, struct image **out)
+{
+    if (!err)
+        err = start_engine(img, kind);
+    if (!err) {
+        *out = img;
+        return 0;
+    }
+    img->failed = err;
+    img->ops->fini(img);
+    drop_backing(img);
+    kfree(img);
     return err;
 }
 

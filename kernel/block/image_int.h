@@ -33,19 +33,20 @@ struct image {
     struct mapped m;
     bool dirty;                 /* metadata waits for a flush */
     int failed;                 /* metadata could not be written: no more writes */
+    bool keeps_file;            /* closing leaves the file open */
     /* Thread of the slow path, started by the first request that needs it. */
     struct thread *thread;
     struct event work;
     bool stopping;
 };
 
-/* Fill img->{ops,file,backing,cluster}, blk.size and blk.limits.read_only, then: */
-int image_ready(struct image *, const char *kind);
+/* The last step of a format's open, which has filled in ops, file, backing, cluster, blk.size and blk.limits.read_only: starts the engine,
+ * or with err (or if that fails) frees the image, whose struct the format's own begins with.  The file stays the caller's on errors. */
+int image_opened(struct image *, const char *kind, int err, struct image **out);
 int image_read_locked(struct image *, uint64_t off, void *buf, size_t len);
 int image_write_locked(struct image *, uint64_t off, const void *buf, size_t len);
 /* A backing file whose format the image does not state (IMAGE_NONE) is taken as raw: guessing would let a guest choose. */
 int image_open_backing(struct image *, enum image_format, const char *name, struct image_env *);
-void image_drop_backing(struct image *);
 int image_claim(struct blk *other, bool write, const char *name, struct image_env *);
 /* What the cluster would read if it were not in this image. */
 int image_read_backing(struct image *, uint64_t off, void *buf, size_t len);
@@ -54,6 +55,8 @@ int image_read_backing(struct image *, uint64_t off, void *buf, size_t len);
 int file_read(struct blk *, uint64_t off, void *buf, size_t len);       /* beyond the end: zeroes */
 int file_write(struct blk *, uint64_t off, const void *buf, size_t len);
 int file_extend(struct blk *, uint64_t size);
+/* A place of `size` bytes that held nothing of ours: buf goes to [in, in+len) of it, the rest reads as zeroes. */
+int file_write_fresh(struct blk *, uint64_t at, uint64_t size, uint64_t in, const void *buf, size_t len);
 int file_resize(struct blk *, uint64_t size);
 
 __printf_like(3, 4) int image_refuse(struct image_env *, int err, const char *fmt, ...);

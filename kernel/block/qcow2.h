@@ -64,6 +64,13 @@ struct qcow2 {
 static inline struct qcow2 *qcow2_of(struct image *img) { return container_of(img, struct qcow2, img); }
 static inline uint64_t cluster_size(const struct qcow2 *q) { return 1ull << q->bits; }
 
+/* qcow2.c */
+extern const struct image_ops qcow2_ops;
+void compressed_place(const struct qcow2 *, uint64_t entry, uint64_t *off, uint64_t *len);
+
+/* qcow2_open.c */
+int  read_words(struct qcow2 *, uint64_t off, uint64_t n, uint64_t **out);        /* big-endian words of the file, for kfree */
+
 /* qcow2_alloc.c */
 int  meta_get(struct qcow2 *, uint64_t off, int kind, struct meta **);     /* the piece that holds byte off; valid until the next call */
 void meta_soil(struct qcow2 *, struct meta *);
@@ -79,9 +86,7 @@ int  qcow2_write_header(struct qcow2 *);
 int  l2_place(struct qcow2 *, uint64_t off, bool make, uint64_t *at);
 int  l2_get(struct qcow2 *, uint64_t at, uint64_t *entry);
 int  l2_set(struct qcow2 *, uint64_t at, uint64_t entry);
-int  read_words(struct qcow2 *, uint64_t off, uint64_t n, uint64_t **out);        /* big-endian words of the file, for kfree */
 bool sane_offset(const struct qcow2 *, uint64_t off);
-void compressed_place(const struct qcow2 *, uint64_t entry, uint64_t *off, uint64_t *len);
 
 /* qcow2_snapshot.c */
 struct snapshot { uint64_t l1_off; uint32_t l1_size; struct image_snapshot info; };

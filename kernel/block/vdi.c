@@ -93,12 +93,7 @@ static int vdi_write(struct image *img, uint64_t off, const void *buf, size_t *l
     if (e < VDI_ZERO)
         return file_write(img->file, place(v, e) + in, buf, *len);
     e = free_place(v);
-    uint64_t at = place(v, e);
-    int err = file_extend(img->file, at + v->h.block_size);
-    if (!err && *len < v->h.block_size)         /* the place may have held something before */
-        err = blk_write_zeroes(img->file, at, v->h.block_size, BLK_UNMAP_OK);
-    if (!err)
-        err = file_write(img->file, at + in, buf, *len);
+    int err = file_write_fresh(img->file, place(v, e), v->h.block_size, in, buf, *len);
     if (!err) {
         set_entry(v, b, e);
         set_used(v, e);
@@ -230,15 +225,7 @@ int vdi_open(struct blk *file, unsigned flags, struct image_env *env, struct ima
     v->img.ops = &vdi_ops, v->img.file = file;
     v->img.blk.limits.read_only = !(flags & IMAGE_WRITE);
     int err = load(v, env);
-    if (!err)
-        err = image_ready(&v->img, "vdi");
-    if (err) {
-        vdi_fini(&v->img);
-        kfree(v);
-        return err;
-    }
-    *out = &v->img;
-    return 0;
+    return image_opened(&v->img, "vdi", err, out);
 }
 
 /* ---- Making and resizing ---- */

@@ -13,6 +13,9 @@
 #define SECTOR 512ull
 #define DESC_MAX 65536u
 #define GTES 512u
+#define TABLES_MAX 4096u        /* in memory: 8 MiB */
+#define DIRTY_MAX 1024u
+#define DIRECTORY_MAX (1u << 20)        /* tables: 32 TiB of grains of 64 KiB */
 
 struct vmdk_header {
     char magic[4];
@@ -36,6 +39,7 @@ struct vmdk {
     uint32_t cid, parent_cid;
     struct grain_table *gt;     /* NULL: flat */
     uint64_t ngt, end;          /* end: sector where the next grain goes */
+    uint64_t loaded, dirty, hand;       /* tables in memory, those that wait for a flush, where to look for one to drop */
     struct blk *flat;
     uint64_t flat_off;
     bool claimed, claimed_write;        /* the flat extent */
@@ -48,16 +52,34 @@ static uint64_t grain_bytes(const struct vmdk *v) { return v->h.grain * SECTOR; 
 
 /* ---- Grain tables ---- */
 
+/* A clean table leaves memory, the one that was looked at longest ago in the order of the disk. */
+static void drop_one(struct vmdk *v)
+{
+    for (uint64_t n = 0; n < v->ngt; n++) {
+        struct grain_table *t = &v->gt[v->hand];
+        v->hand = (v->hand + 1) % v->ngt;
+        if (!t->e || t->dirty)
+            continue;
+        kfree(t->e);
+        t->e = NULL;
+        v->loaded--;
+        return;
+    }
+}
+
 static int table_load(struct vmdk *v, struct grain_table *t)
 {
     if (t->e || !t->at)
         return 0;
+    if (v->loaded >= TABLES_MAX)
+        drop_one(v);
     t->e = kmalloc(v->h.gtes * 4);
     int err = t->e ? file_read(v->img.file, t->at * SECTOR, t->e, v->h.gtes * 4) : -ENOMEM;
     if (err) {
         kfree(t->e);
         t->e = NULL;
     }
+    v->loaded += !err;
     return err;
 }
 
@@ -133,6 +155,8 @@ static int vmdk_read_compressed(struct image *img, uint64_t off, void *buf, size
 
 /* ---- Writing ---- */
 
+static int vmdk_flush(struct image *);
+
 static int vmdk_write(struct image *img, uint64_t off, const void *buf, size_t *len)
 {
     struct vmdk *v = vmdk_of(img);
@@ -142,21 +166,19 @@ static int vmdk_write(struct image *img, uint64_t off, const void *buf, size_t *
     struct grain_table *t = &v->gt[g / v->h.gtes];
     uint32_t e;
     *len = MIN(*len, (size_t)(grain_bytes(v) - in));
-    int err = entry_get(v, g, &e);
+    int err = v->dirty > DIRTY_MAX ? vmdk_flush(img) : 0;
+    if (!err)
+        err = entry_get(v, g, &e);
     if (err)
         return err;
     if (is_data(e))
         return file_write(img->file, e * SECTOR + in, buf, *len);
     if (!t->e || v->end + v->h.grain > UINT32_MAX)
         return -ENOSPC;
-    uint64_t at = v->end * SECTOR;
-    err = file_extend(img->file, at + grain_bytes(v));
-    if (!err && *len < grain_bytes(v))
-        err = blk_write_zeroes(img->file, at, grain_bytes(v), BLK_UNMAP_OK);
-    if (!err)
-        err = file_write(img->file, at + in, buf, *len);
+    err = file_write_fresh(img->file, v->end * SECTOR, grain_bytes(v), in, buf, *len);
     if (!err) {
         t->e[g % v->h.gtes] = v->end;
+        v->dirty += !t->dirty;
         t->dirty = true;
         v->end += v->h.grain;
         atomic_store(&img->dirty, true);
@@ -198,6 +220,7 @@ static int vmdk_flush(struct image *img)
         if (!err)
             err = file_write(img->file, t->at * SECTOR, t->e, v->h.gtes * 4);
         t->dirty = err != 0;
+        v->dirty -= !err;
     }
     if (!err && any)
         err = blk_flush(img->file);
@@ -347,7 +370,7 @@ static int load_directory(struct vmdk *v)
     uint64_t per = v->h.grain * v->h.gtes, bytes;
     v->ngt = (v->h.capacity + per - 1) / per;
     bytes = v->ngt * 4;
-    if (bytes > v->img.file->size)
+    if (bytes > v->img.file->size || v->ngt > DIRECTORY_MAX)
         return -EILSEQ;
     uint32_t *gd = kmalloc(MAX(bytes, 4ull));
     v->gt = kzalloc(MAX(v->ngt, 1ull) * sizeof *v->gt);
@@ -422,15 +445,7 @@ int vmdk_open(struct blk *file, unsigned flags, struct image_env *env, struct im
     v->img.ops = &vmdk_ops, v->img.file = file;
     v->img.blk.limits.read_only = !(flags & IMAGE_WRITE);
     int err = load(v, flags, env);
-    if (!err)
-        err = image_ready(&v->img, "vmdk");
-    if (err) {
-        vmdk_fini(&v->img);
-        kfree(v);
-        return err;
-    }
-    *out = &v->img;
-    return 0;
+    return image_opened(&v->img, "vmdk", err, out);
 }
 
 /* ---- Making ---- */

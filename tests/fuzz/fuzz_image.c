@@ -52,7 +52,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     memcpy(m->data, data + 1, len - 1);
     image_probe(&m->blk);
     bool write = data[0] & 0x80;
-    if (!image_open(formats[data[0] % 3], &m->blk, write ? IMAGE_WRITE : 0, &env, &img)) {
+    if (!image_open(formats[(data[0] & 0x7f) % 3], &m->blk, write ? IMAGE_WRITE : 0, &env, &img)) {
         use(img, len);
         blk_close(img);
     }
