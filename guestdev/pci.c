@@ -160,7 +160,7 @@ static struct bus *bar_bus(const struct pci_func *f, const struct pci_bar *bar)
 static void bar_unmap(struct pci_func *f, struct pci_bar *bar)
 {
     for (unsigned i = 0; i < bar->nregions; i++)
-        bus_remove(bar_bus(f, bar), bar->at + bar->regions[i].off, bar->regions[i].dev);
+        bus_remove_later(bar_bus(f, bar), bar->at + bar->regions[i].off, bar->regions[i].dev);
     bar->at = PCI_UNMAPPED;
 }
 
@@ -168,13 +168,13 @@ static void bar_map(struct pci_func *f, struct pci_bar *bar, uint64_t at)
 {
     for (unsigned i = 0; i < bar->nregions; i++) {
         const struct pci_region *r = &bar->regions[i];
-        int err = bus_add(bar_bus(f, bar), at + r->off, r->len, r->fn, r->dev, r->name, 0);
+        int err = bus_add(bar_bus(f, bar), at + r->off, r->len, r->fn, r->dev, r->name, BUS_LATER);
         if (!err)
             continue;
         /* Something else is there: this BAR stays out until one of the two moves. */
         log_limited(&f->bus->rl, LOG_WARN, "pci", "%s: BAR at %llx not mapped: error %d", f->name, (unsigned long long)at, -err);
         while (i--)
-            bus_remove(bar_bus(f, bar), at + bar->regions[i].off, bar->regions[i].dev);
+            bus_remove_later(bar_bus(f, bar), at + bar->regions[i].off, bar->regions[i].dev);
         return;
     }
     bar->at = at;
@@ -185,16 +185,10 @@ static bool bar_is_stale(const struct pci_func *f, unsigned n)
     return f->bar[n].size && f->bar[n].at != bar_wanted(f, n);
 }
 
-/* One new map for all that changes; without memory for it the next change shows it. */
-static void begin_remap(struct pci_bus *b)
+/* One new map for all that has changed; without memory for it the next change shows it. */
+static void publish(struct pci_bus *b)
 {
-    bus_begin(b->wires.mem);
-    bus_begin(b->wires.io);
-}
-
-static void end_remap(struct pci_bus *b)
-{
-    int mem = bus_commit(b->wires.mem), io = bus_commit(b->wires.io);
+    int mem = bus_publish(b->wires.mem), io = bus_publish(b->wires.io);
     if (mem || io)
         log_limited(&b->rl, LOG_WARN, "pci", "no memory to move BARs");
 }
@@ -202,7 +196,6 @@ static void end_remap(struct pci_bus *b)
 /* Everything that must leave its place first, then everything that wants one: a guest may swap two BARs, or free a place that another waits for. */
 static void remap(struct pci_bus *b)
 {
-    begin_remap(b);
     for (unsigned i = 0; i < 256; i++)
         for (unsigned n = 0; b->func[i] && n < 6; n++)
             if (bar_is_stale(b->func[i], n) && b->func[i]->bar[n].at != PCI_UNMAPPED)
@@ -211,7 +204,7 @@ static void remap(struct pci_bus *b)
         for (unsigned n = 0; b->func[i] && n < 6; n++)
             if (bar_is_stale(b->func[i], n) && b->func[i]->bar[n].at == PCI_UNMAPPED && bar_wanted(b->func[i], n) != PCI_UNMAPPED)
                 bar_map(b->func[i], &b->func[i]->bar[n], bar_wanted(b->func[i], n));
-    end_remap(b);
+    publish(b);
 }
 
 /* ---- Configuration space ---- */
@@ -322,11 +315,10 @@ int pci_plug(struct pci_bus *b, struct pci_func *f, unsigned slot, unsigned fn)
 
 static void unmap_all(struct pci_func *f)
 {
-    begin_remap(f->bus);
     for (unsigned n = 0; n < 6; n++)
         if (f->bar[n].size && f->bar[n].at != PCI_UNMAPPED)
             bar_unmap(f, &f->bar[n]);
-    end_remap(f->bus);
+    publish(f->bus);
 }
 
 void pci_unplug(struct pci_func *f)

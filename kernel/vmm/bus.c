@@ -30,7 +30,6 @@ struct bus {
     struct map *retired;
     struct map *spare;          /* the next map, so that changes at run time need no memory; NULL while a retired one is still read */
     unsigned nretired, nreaders;
-    unsigned batch;             /* bus_begin without its bus_commit */
     bool stale;                 /* the map is behind the regions */
     struct reader reader[];
 };
@@ -205,8 +204,6 @@ static void reclaim(struct bus *b)
 static int publish(struct bus *b)
 {
     b->stale = true;
-    if (b->batch)
-        return 0;
     reclaim(b);
     struct map *m = b->nretired < RETIRED_MAX ? build(b) : NULL, *old = b->map;
     if (!m)
@@ -225,17 +222,9 @@ static int publish(struct bus *b)
     return 0;
 }
 
-void bus_begin(struct bus *b)
+int bus_publish(struct bus *b)
 {
     spin_lock(&b->lock);
-    b->batch++;
-    spin_unlock(&b->lock);
-}
-
-int bus_commit(struct bus *b)
-{
-    spin_lock(&b->lock);
-    b->batch--;
     int err = b->stale ? publish(b) : 0;
     spin_unlock(&b->lock);
     return err;
@@ -264,6 +253,12 @@ static bool inside(const struct bus *b, uint64_t base, uint64_t len)
     return len && base < b->limit && len <= b->limit - base;
 }
 
+static int changed(struct bus *b, unsigned flags)
+{
+    b->stale = true;
+    return flags & BUS_LATER ? 0 : publish(b);
+}
+
 static struct region *new_region(struct bus *b)
 {
     struct list *l = list_pop(&b->unused);
@@ -288,7 +283,7 @@ int bus_add(struct bus *b, uint64_t base, uint64_t len, io_fn *fn, void *dev, co
     if (!err) {
         *r = (struct region){ .base = base, .len = len, .fn = fn, .dev = dev, .name = name, .flags = flags };
         list_append(&b->regions, &r->link);
-        err = publish(b);
+        err = changed(b, flags);
         if (err)
             drop_region(b, r);
     }
@@ -296,7 +291,7 @@ int bus_add(struct bus *b, uint64_t base, uint64_t len, io_fn *fn, void *dev, co
     return err;
 }
 
-int bus_remove(struct bus *b, uint64_t base, void *dev)
+static int remove_region(struct bus *b, uint64_t base, const void *dev, unsigned flags)
 {
     spin_lock(&b->lock);
     struct region *r = find(b, base, dev);
@@ -304,12 +299,15 @@ int bus_remove(struct bus *b, uint64_t base, void *dev)
     if (r) {
         struct list *prev = r->link.prev;
         list_del(&r->link);
-        err = publish(b);
+        err = changed(b, flags);
         list_push(err ? prev : &b->unused, &r->link);
     }
     spin_unlock(&b->lock);
     return err;
 }
+
+int bus_remove(struct bus *b, uint64_t base, void *dev) { return remove_region(b, base, dev, 0); }
+int bus_remove_later(struct bus *b, uint64_t base, void *dev) { return remove_region(b, base, dev, BUS_LATER); }
 
 /* Every address lies in a piece. */
 static const struct piece *piece_at(const struct map *m, uint64_t addr)

@@ -3,7 +3,7 @@
  *
  * Unclaimed read = all ones; unclaimed write = dropped; both are counted.  An access that straddles a region's end is split
  * into bytes.  Regions never overlap, except that a later, smaller region may be laid over an earlier one with BUS_OVERLAY (it wins).
- * bus_add, bus_remove and bus_commit: thread context or a vCPU inside dispatch (BAR moves); they publish a new map, and the old one is freed after
+ * bus_add, bus_remove and bus_publish: thread context or a vCPU inside dispatch (BAR moves); they publish a new map, and the old one is freed after
  * every vCPU has left dispatch.  A bound on maps that wait for that keeps a guest from filling the host's memory with them, and
  * what was removed is used again: moving regions about needs no memory.  Lock order: bus writers' lock is taken inside device locks, never the reverse.
  */
@@ -23,17 +23,17 @@ struct io {
 /* Returns 0, or -errno for "not here": treated as unclaimed.  Runs on a vCPU thread in thread context with preemption on; may not sleep long. */
 typedef int io_fn(void *dev, struct io *);
 
-enum { BUS_OVERLAY = 1 << 0, BUS_QUIET = 1 << 1 /* claimed and ignored on purpose */ };
+enum { BUS_OVERLAY = 1 << 0, BUS_QUIET = 1 << 1 /* claimed and ignored on purpose */, BUS_LATER = 1 << 2 /* see bus_publish */ };
 
 struct bus *bus_create(const char *name, uint64_t limit /* first address beyond the space */, unsigned nreaders);
 void bus_destroy(struct bus *);
 /* 0; -EEXIST overlaps; -EINVAL outside; -ENOMEM, also when too many old maps are still in use.  name must outlive the region. */
 int  bus_add(struct bus *, uint64_t base, uint64_t len, io_fn *fn, void *dev, const char *name, unsigned flags);
 int  bus_remove(struct bus *, uint64_t base, void *dev);
-/* Between the two bus_add and bus_remove only note what changes; readers see all of it at once with bus_commit.  May nest.
- * bus_commit: 0; -ENOMEM: readers see it with the next change, and until then dispatch may still call what was removed. */
-void bus_begin(struct bus *);
-int  bus_commit(struct bus *);
+/* Several changes at once: with BUS_LATER, and by bus_remove_later, they are only noted.  Readers see them with bus_publish, or with anybody's next change.
+ * bus_publish: 0; -ENOMEM: not yet, and until then dispatch may still call what was removed. */
+int  bus_remove_later(struct bus *, uint64_t base, void *dev);
+int  bus_publish(struct bus *);
 
 /* Dispatch.  `reader` is the vCPU index (0 .. nreaders-1): one caller at a time per reader.  For reads *data is masked to size. */
 void bus_access(struct bus *, unsigned reader, uint64_t addr, struct io *);

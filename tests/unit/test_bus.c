@@ -82,12 +82,29 @@ static void overlays_win_and_uncover(void **state)
 /* As a BAR move does it. */
 static int move(struct bus *b, uint64_t from, uint64_t to, uint64_t len, io_fn *fn, void *dev)
 {
-    bus_begin(b);
-    int err = bus_remove(b, from, dev);
-    if (!err && (err = bus_add(b, to, len, fn, dev, "moved", 0)))
-        assert_int_equal(bus_add(b, from, len, fn, dev, "back", 0), 0);
-    int late = bus_commit(b);
+    int err = bus_remove_later(b, from, dev);
+    if (!err && (err = bus_add(b, to, len, fn, dev, "moved", BUS_LATER)))
+        assert_int_equal(bus_add(b, from, len, fn, dev, "back", BUS_LATER), 0);
+    int late = bus_publish(b);
     return err ? err : late;
+}
+
+/* What was noted shows with anybody's next change, not before. */
+static void noted_changes_show_together(void **state)
+{
+    struct bus *b = bus_create("mmio", 1ull << 40, 1);
+    struct dev d[2] = { 0 };
+    assert_int_equal(bus_add(b, 0x1000, 16, dev_io, &d[0], "a", BUS_LATER), 0);
+    assert_false(bus_claimed(b, 0x1000));
+    assert_int_equal(bus_add(b, 0x1008, 16, dev_io, &d[1], "b", 0), -EEXIST);
+    assert_int_equal(bus_add(b, 0x2000, 16, dev_io, &d[1], "b", 0), 0);
+    assert_true(bus_claimed(b, 0x1000) && bus_claimed(b, 0x2000));
+    assert_int_equal(bus_remove_later(b, 0x1000, &d[0]), 0);
+    assert_true(bus_claimed(b, 0x1000));
+    assert_int_equal(bus_publish(b), 0);
+    assert_false(bus_claimed(b, 0x1000));
+    assert_int_equal(bus_publish(b), 0);
+    bus_destroy(b);
 }
 
 static void moves_are_refused_or_whole(void **state)
@@ -141,10 +158,9 @@ static int holder(void *p, struct io *io)
     unsigned long before = port_alloc_count();
     int err = 0, changes = 0;
     while (!err && changes < 100000) {
-        bus_begin(held_bus);
-        assert_int_equal(bus_remove(held_bus, 0x2000, p), 0);
-        assert_int_equal(bus_add(held_bus, 0x2000, 16, dev_io, p, "h", 0), 0);
-        err = bus_commit(held_bus);
+        assert_int_equal(bus_remove_later(held_bus, 0x2000, p), 0);
+        assert_int_equal(bus_add(held_bus, 0x2000, 16, dev_io, p, "h", BUS_LATER), 0);
+        err = bus_publish(held_bus);
         changes++;
     }
     assert_int_equal(err, -ENOMEM);
@@ -222,7 +238,8 @@ static void no_memory_changes_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finds_regions_and_nothing), cmocka_unit_test(overlays_win_and_uncover), cmocka_unit_test(moves_are_refused_or_whole),
+        cmocka_unit_test(finds_regions_and_nothing), cmocka_unit_test(overlays_win_and_uncover), cmocka_unit_test(noted_changes_show_together),
+        cmocka_unit_test(moves_are_refused_or_whole),
         cmocka_unit_test(a_handler_may_move_its_region_for_ever), cmocka_unit_test(readers_race_with_moves), cmocka_unit_test(no_memory_changes_nothing),
         cmocka_unit_test(a_held_dispatch_keeps_few_maps),
     };
