@@ -24,25 +24,34 @@ static unsigned what_of(enum kind k)
     return k == K_NONE ? EXTENT_BACKING : k == K_DATA ? EXTENT_DATA : k == K_COMPRESSED ? EXTENT_COMPRESSED | EXTENT_DATA : EXTENT_ZERO;
 }
 
+static uint64_t entries_per_table(const struct qcow2 *q) { return cluster_size(q) / 8; }
+
+/* How many entries from `place` on say the same as the first, e, of clusters that lie one behind the other; within the piece in memory. */
+static uint64_t run_of(struct qcow2 *q, uint64_t place, uint64_t e, uint64_t most)
+{
+    enum kind k = kind_of(q, e);
+    uint64_t n = 1, next;
+    most = k == K_COMPRESSED ? 1 : MIN(most, (q->piece - place % q->piece) / 8);
+    while (n < most && !l2_get(q, place + 8 * n, &next) && kind_of(q, next) == k && !((next ^ e) & QCOW_COPIED) &&
+           (k != K_DATA || (next & QCOW_OFFSET) == (e & QCOW_OFFSET) + (n << q->bits)))
+        n++;
+    return n;
+}
+
 static int qcow2_map(struct image *img, uint64_t off, uint64_t *len, unsigned *what, struct blk **to, uint64_t *at, bool *writable)
 {
     struct qcow2 *q = qcow2_of(img);
-    uint64_t in = off & (cluster_size(q) - 1), place, e = 0, n = 1;
+    uint64_t in = off & (cluster_size(q) - 1), want = (in + *len + cluster_size(q) - 1) >> q->bits, place, e = 0, n;
     int err = l2_place(q, off, false, &place);
-    *to = img->file;
     if (!err && place)
         err = l2_get(q, place, &e);
     if (err)
         return err;
     enum kind k = kind_of(q, e);
-    uint64_t left = place ? (q->piece - place % q->piece) / 8 : 1, want = (in + *len + cluster_size(q) - 1) >> q->bits;
-    if (!place)
-        n = MIN(want, cluster_size(q) / 8 - (off >> q->bits & (cluster_size(q) / 8 - 1)));
     if (k == K_DATA && !sane_offset(q, e & QCOW_OFFSET))
         return -EILSEQ;
-    for (uint64_t next; n < MIN(left, want) && k != K_COMPRESSED && !l2_get(q, place + 8 * n, &next); n++)
-        if (kind_of(q, next) != k || (next ^ e) & QCOW_COPIED || (k == K_DATA && (next & QCOW_OFFSET) != (e & QCOW_OFFSET) + (n << q->bits)))
-            break;
+    n = place ? run_of(q, place, e, want) : MIN(want, entries_per_table(q) - (off >> q->bits) % entries_per_table(q));
+    *to = img->file;
     *what = what_of(k);
     *at = (e & QCOW_OFFSET) + in;
     *writable = k == K_DATA && e & QCOW_COPIED && q->l1[off >> (2 * q->bits - 3)] & QCOW_COPIED;

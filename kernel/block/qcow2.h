@@ -34,7 +34,8 @@ struct freed { uint64_t cluster, n; };
 
 struct qcow2 {
     struct image img;
-    int version, bits, refcount_order, nsnapshots;      /* bits: of the cluster size */
+    int version, bits;          /* bits: of the cluster size */
+    uint32_t refcount_order, nsnapshots;
     uint64_t snapshots_off, incompat, compat, autoclear;
     bool zstd;
     char backing[1024];

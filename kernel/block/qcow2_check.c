@@ -93,12 +93,12 @@ static int count_snapshots(struct recount *r)
     struct qcow2 *q = r->q;
     uint64_t off = q->snapshots_off;
     int err = 0;
-    for (int i = 0; !err && i < q->nsnapshots; i++) {
+    for (uint32_t i = 0; !err && i < q->nsnapshots; i++) {
         struct snapshot s;
         uint64_t *l1 = NULL;
         err = snapshot_read(q, &off, &s);
         if (err == -EILSEQ) {
-            corrupt(r, "snapshot %d makes no sense", i);
+            corrupt(r, "snapshot %u makes no sense", i);
             r->blind = true;
             return 0;
         }

@@ -54,7 +54,7 @@ static int check_tables(struct qcow2 *q, struct image_env *env)
         return image_refuse(env, -EILSEQ, "the level-1 table or the size makes no sense");
     if (!q->rt_clusters || rt_bytes > MAX_RT_BYTES || !lies_in_file(q, q->rt_off, rt_bytes))
         return image_refuse(env, -EILSEQ, "the reference count table makes no sense");
-    if ((unsigned)q->nsnapshots > 65536 || (q->nsnapshots && !sane_offset(q, q->snapshots_off)))
+    if (q->nsnapshots > 65536 || (q->nsnapshots && !sane_offset(q, q->snapshots_off)))
         return image_refuse(env, -EILSEQ, "the snapshot table makes no sense");
     return 0;
 }

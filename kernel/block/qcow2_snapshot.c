@@ -41,7 +41,7 @@ int qcow2_snapshot(struct image *img, int i, struct image_snapshot *out)
     struct qcow2 *q = qcow2_of(img);
     uint64_t off = q->snapshots_off;
     struct snapshot s;
-    int err = i < 0 || i >= q->nsnapshots ? -ENOENT : 0;
+    int err = i < 0 || (uint32_t)i >= q->nsnapshots ? -ENOENT : 0;
     for (int k = 0; !err && k <= i; k++)
         err = snapshot_read(q, &off, &s);
     if (!err)
