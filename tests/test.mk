@@ -14,9 +14,8 @@ fuzz: $(fuzzers)
 
 .PHONY: test test-built fuzz
 
-# What takes long, or outlasts its bound where other work shares the machine: several guests at once, the tiny guests marked long.
+# What takes long.  ONLY=REGEX picks by name.
 test-long: test-load
-test-load: all guests
-	tests/e2e/load
-	tests/e2e/tiny ipi64-4 dbloop32 bigmem64-6
+test-load: all guests $(B)/tools/crc32c
+	@tests/run --build $(B) --only '$(ONLY)' --slow tests/load.slow
 .PHONY: test-load

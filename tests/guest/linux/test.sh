@@ -6,7 +6,8 @@
 #   joist.clocksource=NAME              what Linux must have chosen; auto: kvm-clock, or the TSC where it never stops
 #   joist.steady=N                      steady: how many seconds
 #   joist.seed=TEXT joist.rounds=N      sha: what to compute
-#   joist.storm=vda,vdb                 storm: disks that may be overwritten, 2 MiB each
+#   joist.storm=vda,vdb                 storm, endure: disks that may be overwritten, 2 MiB each
+#   joist.seconds=N                     endure: how long
 param() { sed -n "s/.*\bjoist\.$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 ok() { echo "RESULT $check ok $*"; }
 fail() { echo "RESULT $check FAIL $*"; }
@@ -173,25 +174,63 @@ scatter() {
     done
 }
 
-check_storm() {
-    disks=$(param storm | tr , ' ')
+# Says what went wrong, if anything.
+storm() {
     for d in $disks; do
         dd if=/dev/urandom of="/tmp/$d" bs=1M count=2 2> /dev/null
-        for w in 0 1 2 3; do scatter "/tmp/$d" "/dev/$d" $w & done
+        writers=
+        for w in 0 1 2 3; do scatter "/tmp/$d" "/dev/$d" $w & writers="$writers $!"; done
+        all="$all $writers"
     done
-    wait
-    [ ! -e /tmp/bad ] || { fail "$(head -n 1 /tmp/bad)"; return; }
+    wait $all
+    [ ! -e /tmp/bad ] || { head -n 1 /tmp/bad; return; }
     echo 3 > /proc/sys/vm/drop_caches
     for d in $disks; do
-        [ "$(dd if="/dev/$d" bs=64k count=32 iflag=direct 2> /dev/null | md5sum)" = "$(md5sum < "/tmp/$d")" ] || { fail "$d differs"; return; }
+        [ "$(dd if="/dev/$d" bs=64k count=32 iflag=direct 2> /dev/null | md5sum)" = "$(md5sum < "/tmp/$d")" ] || echo "$d differs"
     done
-    ok "$disks"
+}
+
+check_storm() {
+    disks=$(param storm | tr , ' ') all=
+    bad=$(storm)
+    [ -z "$bad" ] && ok "$disks" || fail "$bad"
+}
+
+# Naps on one CPU until it is over: how many, and the longest in ms.
+naps() {
+    n=0 longest=0
+    while [ ! -e /tmp/over ]; do
+        a=$(uptime_ms); sleep 0.02; d=$(($(uptime_ms) - a))
+        [ $d -le $longest ] || longest=$d
+        n=$((n + 1))
+    done
+    echo "$n $longest"
+}
+
+# Disks and timers of all CPUs at once, for a long time.  A wake-up that is lost shows as a nap without an end.
+check_endure() {
+    end=$(($(uptime_ms) + $(param seconds) * 1000)) rounds=0 disks=$(param storm | tr , ' ') bad= nappers=
+    for cpu in $(seq 0 $(($(grep -c ^processor /proc/cpuinfo) - 1))); do
+        taskset -c "$cpu" sh /test.sh -naps > "/tmp/naps.$cpu" &
+        nappers="$nappers $!"
+    done
+    while [ "$(uptime_ms)" -lt $end ] && [ -z "$bad" ]; do
+        all=
+        bad=$(storm)
+        rounds=$((rounds + 1))
+    done
+    : > /tmp/over
+    wait $nappers
+    longest=$(cat /tmp/naps.* | awk '$2 > m { m = $2 } END { print m + 0 }')
+    [ -z "$bad" ] || { fail "round $rounds: $bad"; return; }
+    [ "$longest" -lt 30000 ] && ok "$rounds rounds, $(cat /tmp/naps.* | awk '{ n += $1 } END { print n }') naps, longest $longest ms" || fail "a nap of 20 ms took $longest ms"
 }
 
 if [ "$1" = -chain ]; then
     chain "$2" "$3"
     exit
 fi
+[ "$1" != -naps ] || { naps; exit; }
 names="${1#:}"
 [ -n "$names" ] || names="cpus mem clock timer rtc disk rng console interrupts kernel_log"
 n=0
