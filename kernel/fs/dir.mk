@@ -1,1 +1,1 @@
-hosted += $(addprefix kernel/fs/,super.c space_table.c space_alloc.c space_count.c space_commit.c space_grow.c node.c btree.c btree_node.c btree_share.c inode.c extent.c dir.c data.c fileblk.c check.c repair.c scrub.c)
+hosted += $(addprefix kernel/fs/,super.c commit.c space_table.c space_alloc.c space_count.c space_commit.c space_grow.c node.c btree.c btree_node.c btree_share.c inode.c extent.c dir.c data.c fileblk.c check.c repair.c scrub.c)

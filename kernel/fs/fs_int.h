@@ -147,9 +147,13 @@ struct fs {
     struct thread *thread[FS_THREADS + 1];
 };
 
-/* ---- super.c ---- */
+/* ---- commit.c ---- */
 enum { TXN_FREES = 1 };                 /* may use the reserve: it frees in the end */
 struct wave;
+struct wave *wave_create(struct blk *);
+/* With commit_lock held: no transaction is under way until the thaw. */
+void txns_freeze(struct fs *);
+void txns_thaw(struct fs *);
 /* Join the open transaction group with a promise of `blocks` for metadata.  Commits to gain space.  Never inside another. */
 int txn_begin(struct fs *, struct txn *, int blocks, unsigned flags);
 void txn_end(struct fs *, struct txn *);
