@@ -24,6 +24,7 @@ void host_set_ncpus(unsigned n);
 
 /* The next n allocations succeed, all later ones fail; n < 0: none fails (the default). */
 void port_fail_alloc_after(int n);
+unsigned long host_alloc_refused(void);        /* allocations that failed since that was called */
 unsigned long port_alloc_count(void);          /* allocations not yet freed */
 /* While on (nests), an allocation by the calling thread panics. */
 void host_alloc_forbid(bool on);

@@ -7,11 +7,16 @@
 #include "tests/host/port_host.h"
 
 static int alloc_budget = -1;
-static unsigned long alloc_live;
+static unsigned long alloc_live, alloc_refused;
 static uint64_t seed;
 static void (*panic_hook)(const char *msg);
 
-void port_fail_alloc_after(int n) { atomic_store(&alloc_budget, n); }
+void port_fail_alloc_after(int n)
+{
+    atomic_store(&alloc_refused, 0ul);
+    atomic_store(&alloc_budget, n);
+}
+unsigned long host_alloc_refused(void) { return atomic_load(&alloc_refused); }
 unsigned long port_alloc_count(void) { return atomic_load(&alloc_live); }
 
 static __thread int forbidden;
@@ -25,6 +30,8 @@ static bool alloc_allowed(void)
     int n = atomic_load(&alloc_budget);
     while (n > 0 && !atomic_cas(&alloc_budget, &n, n - 1))
         ;
+    if (!n)
+        atomic_add(&alloc_refused, 1ul);
     return n != 0;
 }
 
