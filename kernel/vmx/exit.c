@@ -72,6 +72,8 @@ static enum exit_kind exception(struct vcpu *v, struct exit *e, uint64_t q)
         block_nmi_again(vmx_of(v));
     if (vector == EXC_DB)
         debug_exception(v, q);
+    if (unlikely((info & VEC_TYPE) >> VEC_TYPE_SHIFT == VEC_PRIV_SOFT_EXC))
+        vcpu_advance(v, (unsigned)vmread(VMCS_EXIT_INSN_LEN));      /* INT1 is a trap: it returns behind itself */
     e->u.exc.vector = vector;
     e->u.exc.has_error = info & VEC_ERROR;
     e->u.exc.error = e->u.exc.has_error ? (uint32_t)vmread(VMCS_EXIT_ERROR) : 0;
