@@ -230,11 +230,23 @@ static int add_ram(struct machine *m)
     return e;
 }
 
-static struct pci_windows windows(uint64_t ram)
+/* The window above RAM that the tables offer; empty where the CPU has no room for one. */
+static void window64(uint64_t ram, uint64_t *base, uint64_t *end)
 {
-    uint64_t limit = BIT(MIN(vmm_host.phys_bits, 52u)), base = ALIGN_UP(MAX(ram_end(ram), ABOVE_4G), PAGE_1G);
-    uint64_t end = base < limit ? MIN(base + MMIO64_BYTES, limit) : base;
-    return (struct pci_windows){ .mem32 = PCI_HOLE, .mem32_end = PCI_HOLE_END, .mem64 = base, .mem64_end = end, .io = 0x1000, .io_end = 0x10000 };
+    uint64_t limit = BIT(vmm_host.phys_bits);
+    *base = ALIGN_UP(MAX(ram_end(ram), ABOVE_4G), PAGE_1G);
+    *end = *base < limit ? MIN(*base + MMIO64_BYTES, limit) : *base;
+}
+
+/* As on the real chipset all that is not RAM goes to PCI: a kernel that ignores the tables puts BARs where it likes. */
+static struct pci_windows decoded(uint64_t ram)
+{
+    uint64_t base, end, limit = BIT(vmm_host.phys_bits);
+    window64(ram, &base, &end);
+    return (struct pci_windows){
+        .mem32 = MIN(ram, (uint64_t)LOW_RAM_MAX), .mem32_end = PCI_HOLE_END, .mem32_first = PCI_HOLE,
+        .mem64 = base, .mem64_end = MAX(limit, base), .io = 0x1000, .io_end = 0x10000, .io_first = 0xc000,
+    };
 }
 
 static int add_lapics(struct machine *m)
@@ -374,7 +386,7 @@ static int add_uarts(struct machine *m)
 static int add_pci(struct machine *m)
 {
     struct pci_wires wires = { .mem = vm_mmio(m->vm), .io = vm_ports(m->vm), .msi = { apic_msi, &m->fabric } };
-    struct pci_windows win = windows(m->cfg.vm.ram);
+    struct pci_windows win = decoded(m->cfg.vm.ram);
     for (unsigned i = 0; i < 8; i++)
         wires.gsi[i] = (struct irqline){ ioapic_pin, m->ioapic, FIRST_PCI_GSI + i };
     for (unsigned i = 0; i < 16; i++)
@@ -446,9 +458,10 @@ static const struct { const char *name; int (*build)(struct machine *); } parts[
 
 static int write_tables(struct machine *m)
 {
-    const struct pci_windows win = windows(m->cfg.vm.ram);
+    uint64_t base, end;
+    window64(m->cfg.vm.ram, &base, &end);
     const struct acpi_platform p = {
-        .ncpus = m->cfg.vm.ncpus, .mem64 = win.mem64, .mem64_len = win.mem64_end - win.mem64, .sci_irq = SCI_IRQ,
+        .ncpus = m->cfg.vm.ncpus, .mem64 = base, .mem64_len = end - base, .sci_irq = SCI_IRQ,
         .pm1_evt = PM_BASE + PM_PM1_STS, .pm1_cnt = PM_BASE + PM_PM1_CNT, .pm_tmr = PM_BASE + PM_TIMER, .gpe0 = PM_BASE + PM_GPE0_STS, .gpe0_len = PM_GPE0_LEN,
         .reset_port = SYSPORT_CF9, .reset_value = 6, .hpet = m->cfg.hpet,
     };

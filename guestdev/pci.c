@@ -396,7 +396,8 @@ void pci_assign(struct pci_bus *b)
 {
     mutex_lock(&b->lock);
     struct pci_windows next = b->win;
-    next.io = MAX(next.io, 0xc000u);    /* where firmware puts them: clear of everything that probes low ports */
+    next.mem32 = MAX(next.mem32, next.mem32_first);
+    next.io = MAX(next.io, next.io_first);
     for (unsigned i = 0; i < 256; i++) {
         struct pci_func *f = b->func[i];
         if (!f)

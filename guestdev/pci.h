@@ -18,6 +18,7 @@ struct pci_windows {
     uint64_t mem32, mem32_end;      /* below 4 GiB */
     uint64_t mem64, mem64_end;      /* above guest RAM; equal: none */
     uint64_t io, io_end;
+    uint64_t mem32_first, io_first; /* where firmware begins with BARs, clear of what else is there; 0: at the window's start */
 };
 
 struct pci_wires {

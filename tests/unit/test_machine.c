@@ -192,9 +192,15 @@ static void narrow_host(void **state)
         mmio_write(&b, bar, (uint32_t)(base + len - 0x8000));
         mmio_write(&b, bar + 4, (uint32_t)((base + len - 0x8000) >> 32));
         assert_int_equal(bus_claimed(vm_mmio(vm), base + len - 0x8000), len != 0);
-        mmio_write(&b, bar, (uint32_t)(base + len));
-        mmio_write(&b, bar + 4, (uint32_t)((base + len) >> 32));
-        assert_false(bus_claimed(vm_mmio(vm), base + len));
+        mmio_write(&b, bar, 0xffff8000);                        /* the last place there is, and the first beyond */
+        mmio_write(&b, bar + 4, (uint32_t)((top - 1) >> 32));
+        assert_int_equal(bus_claimed(vm_mmio(vm), top - 0x8000), len != 0);
+        mmio_write(&b, bar, 0);
+        mmio_write(&b, bar + 4, (uint32_t)(top >> 32));
+        assert_false(bus_claimed(vm_mmio(vm), top));
+        mmio_write(&b, bar, 0x8000000);                         /* between RAM and ECAM, for a kernel that believes no tables */
+        mmio_write(&b, bar + 4, 0);
+        assert_true(bus_claimed(vm_mmio(vm), 0x8000000));
         end(&b);
     }
     vmm_host.phys_bits = 36;
