@@ -29,12 +29,34 @@ struct packer {
 /* A worker's own state, set up once: starting deflate afresh for each cluster costs a tenth of the time. */
 struct engine { z_stream z; ZSTD_CCtx *c; };
 
+/*
+ * Noise (what is compressed or encrypted already) is told by its bytes being as evenly spread as chance has it: the chi-squared sum over 256
+ * values is 255 with a deviation of 22.6; a pattern is far above, and one that is too even far below.  Deflate would take its time to
+ * find out.  What it could still find within its window of 4 KiB is little, or it would show in the sum.
+ */
+static bool is_noise(const uint8_t *buf, size_t n)
+{
+    uint32_t count[4][256] = { 0 };
+    uint64_t squares = 0;
+    for (size_t i = 0; i < n; i += 4)
+        for (int k = 0; k < 4; k++)             /* four tables: equal neighbours would wait for each other */
+            count[k][buf[i + k]]++;
+    for (int v = 0; v < 256; v++) {
+        uint64_t c = (uint64_t)count[0][v] + count[1][v] + count[2][v] + count[3][v];
+        squares += c * c;
+    }
+    uint64_t chi = squares * 256 / n - n;
+    return chi > 120 && chi < 390;
+}
+
 static size_t pack(const struct packer *p, struct engine *e, const uint8_t *buf, uint8_t *packed)
 {
     if (p->zstd) {
         size_t n = ZSTD_compressCCtx(e->c, packed, p->cluster - 1, buf, p->cluster, 3);
         return ZSTD_isError(n) ? 0 : n;
     }
+    if (is_noise(buf, p->cluster))
+        return 0;
     deflateReset(&e->z);
     e->z.next_in = (uint8_t *)(uintptr_t)buf, e->z.avail_in = p->cluster, e->z.next_out = packed, e->z.avail_out = p->cluster - 1;
     return deflate(&e->z, Z_FINISH) == Z_STREAM_END ? e->z.total_out : 0;
