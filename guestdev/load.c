@@ -91,11 +91,30 @@ bool load_place_ok(const struct load *l, uint64_t base, uint64_t len)
     return base >= 0x1000 && base < CONV_MEM_END && len <= CONV_MEM_END - base;        /* page 0: BIOS data area */
 }
 
+/*
+ * There is no BIOS, and some kernels (Xen) call it from real mode all the same.  Every service fails: the carry flag comes back set.  Hardware interrupts
+ * of the 8259's power-on vectors just return.
+ */
+static int write_vectors(struct load *l)
+{
+    enum { SEGMENT = 0xf000, RETURN = 0xff53 /* where every BIOS has an IRET */, FAIL = RETURN + 1 };
+    static const uint8_t code[] = { 0xcf /* iret */, 0x55, 0x89, 0xe5, 0x80, 0x4e, 0x06, 0x01, 0x5d, 0xcf /* push bp; mov bp, sp; or byte [bp+6], 1; pop bp; iret */ };
+    struct { uint16_t off, seg; } vector[256];
+    for (unsigned i = 0; i < ARRAY_SIZE(vector); i++) {
+        bool irq = i < 0x10 || (i >= 0x70 && i < 0x78);
+        vector[i].off = irq ? RETURN : FAIL;
+        vector[i].seg = SEGMENT;
+    }
+    int err = gmem_write(l->gmem, 0, vector, sizeof vector);
+    return err ? err : gmem_write(l->gmem, (SEGMENT << 4) + RETURN, code, sizeof code);
+}
+
 int load_bios_data(struct load *l)
 {
     uint16_t ebda = CONV_MEM_END >> 4, base_kib = CONV_MEM_END >> 10;
     uint8_t ebda_kib = 1;
-    if (gmem_write(l->gmem, 0x40e, &ebda, 2) || gmem_write(l->gmem, 0x413, &base_kib, 2) || gmem_write(l->gmem, CONV_MEM_END, &ebda_kib, 1))
+    if (gmem_write(l->gmem, 0x40e, &ebda, 2) || gmem_write(l->gmem, 0x413, &base_kib, 2) || gmem_write(l->gmem, CONV_MEM_END, &ebda_kib, 1) ||
+        write_vectors(l))
         return load_fail(l, -EFAULT, "no RAM below 1 MiB");
     return 0;
 }

@@ -63,7 +63,7 @@ static inline uint64_t load_low_ram(const struct load *l) { return MIN(l->ram, (
 int  load_memory_map(const struct load *, struct e820 map[LOAD_MAX_MAP]);
 /* Is [base, base+len) RAM that a kernel may be loaded to? */
 bool load_place_ok(const struct load *, uint64_t base, uint64_t len);
-/* BIOS data area and what else a kernel without firmware calls may look at. */
+/* BIOS data area, and real-mode services that all fail. */
 int  load_bios_data(struct load *);
 
 /* ELF (both classes), by physical addresses. */

@@ -169,6 +169,23 @@ static struct elf64_file elf64(bool note, bool mb)
     return f;
 }
 
+/* A kernel that calls the BIOS all the same comes back, with the carry flag. */
+static void no_bios(void **state)
+{
+    struct elf64_file f = elf64(false, true);
+    struct load l = with(&f, sizeof f);
+    uint16_t vector[2], irq[2];
+    uint8_t code[9];
+    static const uint8_t want[] = { 0x55, 0x89, 0xe5, 0x80, 0x4e, 0x06, 0x01, 0x5d, 0xcf };
+    assert_int_equal(load_kernel(&l), 0);
+    get(0x13 * 4, vector, 4);
+    get(0x08 * 4, irq, 4);
+    get((gpa_t)vector[1] * 16 + vector[0], code, sizeof code);
+    assert_memory_equal(code, want, sizeof want);
+    get((gpa_t)irq[1] * 16 + irq[0], code, 1);
+    assert_int_equal(code[0], 0xcf);
+}
+
 static void pvh(void **state)
 {
     struct elf64_file f = elf64(true, true);
@@ -285,7 +302,7 @@ static void unknown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(linux_boot), cmocka_unit_test(linux_bad), cmocka_unit_test(pvh), cmocka_unit_test(multiboot64), cmocka_unit_test(elf_bad), cmocka_unit_test(unknown),
+        cmocka_unit_test(linux_boot), cmocka_unit_test(linux_bad), cmocka_unit_test(pvh), cmocka_unit_test(no_bios), cmocka_unit_test(multiboot64), cmocka_unit_test(elf_bad), cmocka_unit_test(unknown),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }
