@@ -187,16 +187,22 @@ int lapic_pending_extint(struct lapic *l, uint32_t ext)
     return IRQ_NONE;
 }
 
+/* Somebody may set a bit meanwhile: lapic_accept_fixed(). */
+static void irr_word_empty(struct lapic *l, unsigned w)
+{
+    atomic_and(&l->irr_words, ~(uint32_t)BIT(w));
+    if (atomic_load(lapic_reg(l, LAPIC_IRR + 16 * w)))
+        atomic_or(&l->irr_words, BIT(w));
+}
+
 static int highest_irr(struct lapic *l)
 {
     for (uint32_t words; (words = atomic_load(&l->irr_words)) != 0; ) {
         unsigned w = 31 - __builtin_clz(words);
-        uint32_t *irr = lapic_reg(l, LAPIC_IRR + 16 * w), bits = atomic_load(irr);
+        uint32_t bits = atomic_load(lapic_reg(l, LAPIC_IRR + 16 * w));
         if (likely(bits))
             return 32 * w + 31 - __builtin_clz(bits);
-        atomic_and(&l->irr_words, ~(uint32_t)BIT(w));
-        if (atomic_load(irr))
-            atomic_or(&l->irr_words, BIT(w));
+        irr_word_empty(l, w);
     }
     return 0;
 }
@@ -224,7 +230,8 @@ static void lapic_accept(void *apic, int vector)
     }
     unsigned w = vector >> 5 & 7;
     uint32_t bit = BIT(vector & 31);
-    atomic_and(lapic_reg(l, LAPIC_IRR + 16 * w), ~bit);
+    if (!(atomic_and(lapic_reg(l, LAPIC_IRR + 16 * w), ~bit) & ~bit))
+        irr_word_empty(l, w);
     if (unlikely(atomic_xchg(&l->offered, 0u) == ((uint32_t)vector | CAME_AGAIN))) {
         atomic_or(lapic_reg(l, LAPIC_IRR + 16 * w), bit);
         set_summary(l, w);
@@ -328,6 +335,7 @@ void lapic_write(struct lapic *l, unsigned off, uint32_t val)
     switch (off) {
     case LAPIC_TPR:
         reg_set(l, off, val & 0xff);
+        l->c.wires.tpr(l->c.wires.vcpu);
         break;
     case LAPIC_EOI:
         lapic_write_eoi(l);
@@ -362,9 +370,8 @@ void lapic_write(struct lapic *l, unsigned off, uint32_t val)
     }
 }
 
-static int lapic_mmio(void *apic, uint32_t off, bool write, uint32_t *val)
+static inline __attribute__((always_inline)) int access(struct lapic *l, uint32_t off, bool write, uint32_t *val)
 {
-    struct lapic *l = apic;
     if (unlikely((l->base & (APIC_BASE_ENABLE | APIC_BASE_X2APIC)) != APIC_BASE_ENABLE || off >= PAGE_SIZE))
         return -ENODEV;
     uint64_t set = write ? WRITABLE : READABLE, reg = off < 0x400 ? BIT(off >> 4) : 0;
@@ -385,13 +392,15 @@ static int lapic_mmio(void *apic, uint32_t off, bool write, uint32_t *val)
 }
 
 /* Accesses other than aligned 32-bit ones are undefined in the SDM: reads give the bytes, writes are dropped. */
+static int lapic_mmio(void *apic, uint32_t off, bool write, uint32_t *val) { return access(apic, off, write, val); }
+
 int lapic_io(void *lapic, struct io *io)
 {
     unsigned shift = (io->off & 3) * 8;
     uint32_t val = io->data;
     if (io->write && (io->size != 4 || shift))
         return 0;
-    int err = lapic_mmio(lapic, io->off & ~3ull, io->write, &val);
+    int err = access(lapic, io->off & ~3ull, io->write, &val);
     io->data = val >> shift;
     return err;
 }
@@ -441,6 +450,7 @@ void lapic_reset_registers(struct lapic *l)
     for (unsigned i = 0; i < ARRAY_SIZE(lvts); i++)
         reg_set(l, lvts[i].off, LVT_MASKED);
     lapic_set_derived_ids(l);
+    l->c.wires.tpr(l->c.wires.vcpu);
 }
 
 static void lapic_reset(void *dev, enum gdev_reset how)

@@ -171,7 +171,7 @@ int cmd_vm_log(struct call *c)
 static const struct column time_columns[] = {
     COL("vcpu", NUM), COL("state", TEXT), COL("cpu", NUM), COL("guest", TIME), COL("host", TIME),
     COL("halt", TIME), COL("steal", TIME), COL("exits", NUM), COL("irqs", NUM), COL("nmis", NUM),
-    COL("exceptions", NUM), COL_EXTRA("decode-hits", NUM), COL_EXTRA("decode-misses", NUM),
+    COL("exceptions", NUM), COL_EXTRA("decodes", NUM),
 };
 #define VCPU_COLUMN(n) { "vcpu" #n, CELL_NUM, false }
 static const struct column exit_columns[] = {
@@ -208,7 +208,7 @@ static void time_table(struct report *r, const struct stats *s)
         rep_num(r, i);
         rep_str(r, !v->started ? "off" : v->halted ? "halted" : "running");
         const uint64_t cells[] = { v->cpu,  v->guest_ns, v->host_ns,    v->halt_ns,     v->steal_ns,     exits,
-                                   v->irqs, v->nmis,     v->exceptions, v->decode_hits, v->decode_misses };
+                                   v->irqs, v->nmis,     v->exceptions, v->decodes };
         for (unsigned k = 0; k < ARRAY_SIZE(cells); k++)
             rep_num(r, cells[k]);
     }

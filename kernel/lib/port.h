@@ -26,6 +26,9 @@ unsigned long spin_lock_irqsave(struct spinlock *) __must_check;
 void spin_unlock_irqrestore(struct spinlock *, unsigned long flags);
 void preempt_disable(void);
 void preempt_enable(void);
+/* Thread context, interrupts on: nothing comes between on this CPU.  Not nested, no locks inside. */
+void port_irq_disable(void);
+void port_irq_enable(void);
 
 /* ---- Sleeping lock and condition; thread context only.  Zero-filled memory is not initialised: call the init. ---- */
 struct mutex { uint64_t opaque[8]; };

@@ -15,6 +15,8 @@ void spin_lock_wait(struct spinlock *l)
     } while (__atomic_exchange_n(&l->held, 1u, __ATOMIC_ACQUIRE));
 }
 
+void port_irq_disable(void) { irq_disable(); }
+void port_irq_enable(void) { irq_enable(); }
 void preempt_disable(void) { preempt_count_add(1); }
 
 void preempt_enable(void)

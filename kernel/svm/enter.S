@@ -1,5 +1,8 @@
 /*
- * void svm_enter(hpa_t vmcb, uint64_t gpr[16], hpa_t host_vmcb)
+ * void svm_enter(hpa_t vmcb, struct vcpu *, hpa_t host_vmcb)
+ *
+ * The middle of svm_run(): entered by a jump, left by a jump to svm_exited(vcpu), so that only these lines save the registers that C wants kept.  The GPRs
+ * are at the start of struct vcpu.
  *
  * GIF is off from CLGI to STGI, so that neither NMI nor SMI sees half of a world.  With V_INTR_MASKING the host's RFLAGS.IF at VMRUN decides
  * whether physical interrupts reach us while the guest runs: STI before, CLI after.  VMLOAD of the host image brings back GS, TR and the syscall MSRs
@@ -66,7 +69,8 @@ svm_enter:
     popq %r12
     popq %rbp
     popq %rbx
-    ret
+    movq %rsi, %rdi
+    jmp svm_exited
 
     /* 32 calls whose return addresses stop speculation.  AMD "Software Techniques for Managing Speculation on AMD Processors", V1-3. */
 2:

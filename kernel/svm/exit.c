@@ -3,27 +3,15 @@
 
 #include "kernel/x86/cpu.h"
 
-enum { CPUID_XSTATE = 0xd };     /* the one leaf that depends on XCR0 */
-
-static enum exit_kind pio(const struct vmcb *b, struct exit *e)
+static void nested_fault(const struct vmcb *b, struct exit *e)
 {
     uint64_t i = b->exitinfo1;
-    e->u.pio.port = (uint16_t)(i >> IOIO_PORT_SHIFT);
-    e->u.pio.size = i >> IOIO_SIZE_SHIFT & 7;           /* one bit per size, and the bits are the sizes */
-    e->u.pio.in = i & IOIO_IN, e->u.pio.string = i & IOIO_STR, e->u.pio.rep = i & IOIO_REP;
-    e->next_rip = b->exitinfo2;
-    return EXIT_PIO;
-}
-
-static enum exit_kind nested_fault(const struct vmcb *b, struct exit *e)
-{
-    uint64_t i = b->exitinfo1;
+    e->kind = EXIT_MMIO;
     e->u.mmio.gpa = b->exitinfo2;
     e->u.mmio.gva_valid = false;
     e->u.mmio.access = (uint8_t)((i & PF_I) ? MMIO_EXEC : (i & PF_W) ? MMIO_WRITE : MMIO_READ);
     e->u.mmio.final = !(i & NPF_TABLE);
     e->u.mmio.present = i & PF_P;
-    return EXIT_MMIO;
 }
 
 static enum exit_kind control(const struct vmcb *b, struct exit *e)
@@ -47,7 +35,8 @@ static enum exit_kind iret(struct svm_vcpu *s, struct exit *e)
 {
     s->vmcb->intercept[ICPT_MISC1] &= ~(uint32_t)ICPT_IRET;
     svm_dirty(s, CLEAN_I);
-    s->nmi = NMI_AT_IRET, s->iret_rip = e->rip;
+    s->nmi = NMI_AT_IRET, s->iret_rip = s->vmcb->rip;
+    s->after |= AFTER_IRET;
     return EXIT_NMI_WINDOW;
 }
 
@@ -78,7 +67,7 @@ static const uint8_t plain[] = {
 };
 enum { PLAIN_OTHER = EXIT_HOST_INTR };
 
-static __attribute__((noinline)) enum exit_kind rare(struct vcpu *v, const struct vmcb *b, struct exit *e)
+static enum exit_kind other(struct vcpu *v, const struct vmcb *b, struct exit *e)
 {
     switch (b->exitcode) {
     case SVM_EXIT_IRET: return iret(svm_of(v), e);
@@ -90,26 +79,29 @@ static __attribute__((noinline)) enum exit_kind rare(struct vcpu *v, const struc
     return fatal(b, e);
 }
 
-static inline enum exit_kind kind_of(struct vcpu *v, const struct vmcb *b, struct exit *e)
+static __attribute__((noinline)) void rare(struct vcpu *v)
 {
-    uint64_t code = b->exitcode, n = code - 0x60;
-    if (code == SVM_EXIT_IOIO)
-        return pio(b, e);
-    if (code == SVM_EXIT_NPF)
-        return nested_fault(b, e);
-    if (code == SVM_EXIT_MSR)
-        return b->exitinfo1 ? EXIT_WRMSR : EXIT_RDMSR;
-    if (likely(n < ARRAY_SIZE(plain) && plain[n] != PLAIN_OTHER))
-        return plain[n];
-    return rare(v, b, e);
+    struct exit *e = &v->exit;
+    e->kind = other(v, svm_of(v)->vmcb, e);
 }
 
-void svm_translate(struct vcpu *v, const struct vmcb *b, struct exit *e)
+void svm_translate(struct vcpu *v)
 {
-    e->rip = b->rip;
-    e->insn_len = e->nbytes = 0;
-    e->next_rip = svm_features.nrips ? b->nrip : 0;
-    e->kind = kind_of(v, b, e);
-    if (unlikely(e->kind == EXIT_CPUID && (uint32_t)v->gpr[RAX] == CPUID_XSTATE))
-        svm_notice_xcr0(v);
+    const struct vmcb *b = svm_of(v)->vmcb;
+    struct exit *e = &v->exit;
+    uint64_t code = b->exitcode, n = code - 0x60;
+    e->next_rip = b->nrip;              /* stays 0 on a CPU that does not save it; e->insn_len always does */
+    if (code == SVM_EXIT_IOIO) {
+        e->kind = EXIT_PIO;
+        e->u.pio.word = (uint32_t)b->exitinfo1;
+        e->next_rip = b->exitinfo2;
+    } else if (code == SVM_EXIT_NPF) {
+        nested_fault(b, e);
+    } else if (code == SVM_EXIT_MSR) {
+        e->kind = b->exitinfo1 ? EXIT_WRMSR : EXIT_RDMSR;
+    } else if (likely(n < ARRAY_SIZE(plain) && plain[n] != PLAIN_OTHER)) {
+        e->kind = plain[n];
+    } else {
+        rare(v);
+    }
 }

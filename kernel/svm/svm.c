@@ -156,17 +156,24 @@ static void load_xcr0(struct svm_vcpu *s, uint64_t xcr0)
 void svm_notice_xcr0(struct vcpu *v)
 {
     struct svm_vcpu *s = svm_of(v);
-    if (cpu_has(FEAT_XSAVE) && xgetbv(0) != s->xcr0_loaded)
+    preempt_disable();
+    if (s->loaded && cpu_has(FEAT_XSAVE) && xgetbv(0) != s->xcr0_loaded)
         v->xcr0 = s->xcr0_loaded = xgetbv(0);
+    preempt_enable();
 }
 
 /* CR2 is written because Bochs (to 2.7 at least) does not load it at VMRUN: a guest would find the last one that its CPU knew.  See svm_inject() too. */
 static void svm_load(struct vcpu *v, bool migrated)
 {
     struct svm_vcpu *s = svm_of(v);
+    struct svm_cpu *c = this_svm();
     if (migrated)
-        s->clean = 0, s->asid_gen = 0;          /* another CPU's ASID and VMCB cache mean nothing here */
+        s->vmcb->clean = 0, s->asid_gen = 0;    /* another CPU's ASID and VMCB cache mean nothing here */
+    if (s->asid_gen != c->asid_gen)
+        s->before |= BEFORE_ASID;
+    s->host_vmcb = c->host_vmcb;
     mitigations_vm_switch(v->vm->serial);
+    s->loaded = true;
     s->xcr0_loaded = cpu_info.xcr0;
     load_xcr0(s, v->xcr0);
     if (cpu_has(FEAT_RDTSCP))
@@ -180,6 +187,7 @@ static void svm_put(struct vcpu *v)
 {
     struct svm_vcpu *s = svm_of(v);
     svm_notice_xcr0(v);
+    s->loaded = false;
     load_xcr0(s, cpu_info.xcr0);                /* the scheduler saves vector state under the host's XCR0 */
     if (s->dr_loaded)
         debug_out_of_cpu(s);
@@ -191,12 +199,14 @@ static void svm_put(struct vcpu *v)
  * QEMU's software SVM (to 7.2 at least) does not put the interrupt shadow back at VMRUN: a pending interrupt would be taken between STI and HLT and the wake-up
  * lost.  Where STI's shadow covers a HLT and an interrupt waits that the TPR lets through, the HLT ends at once on any CPU, so it is done here.
  */
-static void finish_shadowed_hlt(struct vcpu *v, struct svm_vcpu *s)
+static void finish_shadowed_hlt(struct vcpu *v)
 {
-    if (!(v->rflags & RFLAGS_IF) || !vcpu_wakes(v))
+    if (!v->shadow || v->irq_offered == IRQ_NONE || !(v->rflags & RFLAGS_IF) || !vcpu_wakes(v))
         return;
     const struct insn *insn = vcpu_decode(v);
-    if (insn && insn->op == INSN_HLT)
+    if (!insn)
+        v->exc.valid = false;           /* the CPU will find out by itself */
+    else if (insn->op == INSN_HLT)
         vcpu_advance(v, insn->len);
 }
 
@@ -224,22 +234,41 @@ static void weigh(struct vcpu *v, struct svm_vcpu *s)
     svm_dirty(s, CLEAN_TPR);
 }
 
-static __attribute__((noinline)) void tpr_changed(struct vcpu *v, struct svm_vcpu *s)
+/* Rare; interrupts are off. */
+static __attribute__((noinline)) void prepare(struct vcpu *v, struct svm_vcpu *s)
 {
-    s->vmcb->vintr = (s->vmcb->vintr & ~V_TPR) | *s->tpr >> 4;
-    weigh(v, s);
+    if (s->before & BEFORE_SHADOW)
+        finish_shadowed_hlt(v), s->shadow_rip = v->rip;
+    if (s->before & BEFORE_ASID) {
+        svm_new_asid(this_svm(), s);
+        s->after |= AFTER_ONCE;
+    }
+    s->before = 0;
 }
 
-static void prepare(struct vcpu *v, struct svm_vcpu *s)
+static inline void put_registers(const struct vcpu *v, struct vmcb *b)
 {
-    struct vmcb *b = s->vmcb;
-    if (unlikely(v->shadow && v->irq_offered != IRQ_NONE))
-        finish_shadowed_hlt(v, s);
-    if (unlikely(s->xcr0_loaded != v->xcr0))
-        load_xcr0(s, v->xcr0);
-    if (unlikely((uint8_t)b->vintr != *s->tpr >> 4))
-        tpr_changed(v, s);
     b->rax = v->gpr[RAX], b->rsp = v->gpr[RSP], b->rip = v->rip, b->rflags = v->rflags;
+}
+
+static __attribute__((noinline)) void run_prepared(struct vcpu *v)
+{
+    struct svm_vcpu *s = svm_of(v);
+    prepare(v, s);
+    put_registers(v, s->vmcb);
+    svm_enter(s->pa, v, s->host_vmcb);
+}
+
+/* svm_run(), svm_enter(), svm_exited() and svm_translate() are one path: each jumps to the next. */
+static void svm_run(struct vcpu *v)
+{
+    struct svm_vcpu *s = svm_of(v);
+    if (unlikely(s->before)) {
+        run_prepared(v);
+        return;
+    }
+    put_registers(v, s->vmcb);
+    svm_enter(s->pa, v, s->host_vmcb);
 }
 
 /*
@@ -262,36 +291,50 @@ static void cut_short(struct vcpu *v, struct svm_vcpu *s, uint64_t info)
         .type = type, .vector = vector, .valid = true, .has_error = type == EVENT_EXCEPTION && (info & EVT_ERROR_VALID) && svm_pushes_error(vector),
         .error = (uint32_t)(info >> EVT_ERROR_SHIFT),
     };
+    atomic_or(&v->requests, REQ_EVENT);
 }
 
-static void take_stock(struct vcpu *v, struct svm_vcpu *s)
+static __attribute__((noinline)) void take_stock(struct vcpu *v)
 {
+    struct svm_vcpu *s = svm_of(v);
     struct vmcb *b = s->vmcb;
-    bool shadow = b->int_shadow & INT_SHADOW;
-    if (unlikely(v->shadow))                            /* QEMU forgot it at VMRUN (finish_shadowed_hlt()); if no instruction ran, it is still in force */
-        shadow |= v->rip == b->rip;
-    v->shadow = shadow;
-    v->gpr[RAX] = b->rax, v->gpr[RSP] = b->rsp, v->rip = b->rip, v->rflags = b->rflags;
-    b->eventinj = 0;
-    b->tlb_control = TLB_FLUSH_NONE;
-    s->clean = svm_features.clean_mask;
-    if (unlikely(b->exitintinfo & EVT_VALID))
+    if (s->after & AFTER_ONCE)
+        b->eventinj = 0, b->tlb_control = TLB_FLUSH_NONE;
+    /* QEMU forgot the shadow at VMRUN (finish_shadowed_hlt()); if no instruction ran, it is still in force. */
+    v->shadow = (b->int_shadow & INT_SHADOW) || (v->shadow && s->shadow_rip == b->rip);
+    if (v->shadow)
+        s->before |= BEFORE_SHADOW;
+    if (b->exitintinfo & EVT_VALID)
         cut_short(v, s, b->exitintinfo);
-    if (unlikely((uint8_t)b->vintr != *s->tpr >> 4))     /* the guest wrote CR8 */
-        *s->tpr = (uint8_t)(b->vintr << 4);
+    if ((uint8_t)b->vintr != s->v_tpr)                  /* the guest wrote CR8 */
+        s->v_tpr = (uint8_t)b->vintr, *s->tpr = (uint8_t)(s->v_tpr << 4);
     if (v->irq_offered != IRQ_NONE && !(b->vintr & V_IRQ))
         v->irq_taken = true;
-    if (unlikely(s->nmi == NMI_AT_IRET && b->rip != s->iret_rip)) {
+    if (s->nmi == NMI_AT_IRET && b->rip != s->iret_rip) {
         s->nmi = NMI_OPEN;
         atomic_or(&v->requests, REQ_EVENT);
     }
+    s->after = (v->shadow ? AFTER_SHADOW : 0) | (v->irq_offered != IRQ_NONE && !v->irq_taken ? AFTER_OFFER : 0) | (s->nmi == NMI_AT_IRET ? AFTER_IRET : 0);
+    svm_translate(v);
+}
+
+void svm_exited(struct vcpu *v)
+{
+    const struct svm_vcpu *s = svm_of(v);
+    struct vmcb *b = s->vmcb;
+    v->gpr[RAX] = b->rax, v->gpr[RSP] = b->rsp, v->rip = b->rip, v->rflags = b->rflags;
+    b->clean = svm_features.clean_mask;
+    if (unlikely(s->after | (b->int_shadow & INT_SHADOW) | (b->exitintinfo & EVT_VALID) | ((uint8_t)b->vintr ^ s->v_tpr)))
+        take_stock(v);
+    else
+        svm_translate(v);
 }
 
 /* check=vmcb.  A broken clean bit is a bug of ours; a VMCB that silicon refuses may be the guest's doing and is answered as the CPU would. */
 static __attribute__((noinline)) bool entry_is_sound(const struct svm_cpu *c, struct svm_vcpu *s)
 {
     struct vmcb *b = s->vmcb;
-    uint64_t broken = s->hash_cpu == c ? svm_broken_groups(b, s->clean, s->hash) : s->clean;
+    uint64_t broken = s->hash_cpu == c ? svm_broken_groups(b, b->clean, s->hash) : b->clean;
     if (broken)
         panic("svm: VMCB clean-bit groups %llx are marked clean and are not", (unsigned long long)broken);
     if (!svm_vmcb_flaw(b, cpu_info.phys_bits))
@@ -314,35 +357,19 @@ static __attribute__((noinline)) void torture_entry(void)
         smp_kick(cpu_index());
 }
 
-static __always_inline void run(struct vcpu *v, struct exit *e, bool checked)
+static void svm_run_checked(struct vcpu *v)
 {
     struct svm_vcpu *s = svm_of(v);
+    const struct svm_cpu *c = this_svm();
     prepare(v, s);
-    irq_disable();
-    if (unlikely(!vcpu_may_enter(v))) {
-        irq_enable();
-        e->kind = EXIT_INTERNAL;
-        e->rip = v->rip;
-        return;
-    }
-    struct svm_cpu *c = this_svm();
-    if (unlikely(s->asid_gen != c->asid_gen))
-        svm_new_asid(c, s);
-    s->vmcb->clean = s->clean;
-    if (checked)
-        torture_entry();
-    if (!checked || entry_is_sound(c, s))
-        svm_enter(s->pa, v->gpr, c->host_vmcb);
-    if (checked)
-        remember_groups(c, s);
-    vcpu_left_guest(v);
-    irq_enable();
-    take_stock(v, s);
-    svm_translate(v, s->vmcb, e);
+    put_registers(v, s->vmcb);
+    torture_entry();
+    if (entry_is_sound(c, s))
+        svm_enter(s->pa, v, s->host_vmcb);
+    else
+        svm_exited(v);
+    remember_groups(c, s);
 }
-
-static void svm_run(struct vcpu *v, struct exit *e) { run(v, e, false); }
-static void svm_run_checked(struct vcpu *v, struct exit *e) { run(v, e, true); }
 
 /* ---- Events ---- */
 
@@ -353,6 +380,7 @@ static void offer(struct vcpu *v, struct svm_vcpu *s, const struct event_info *e
     if (ev->valid)
         b->vintr |= V_IRQ | (uint64_t)ev->vector << V_INTR_VECTOR_SHIFT | ((v->irq_offered & IRQ_EXTINT) ? V_IGN_TPR : 0);
     weigh(v, s);
+    s->after |= ev->valid ? AFTER_OFFER : 0;
 }
 
 static void svm_inject(struct vcpu *v, const struct event_info *ev)
@@ -366,6 +394,7 @@ static void svm_inject(struct vcpu *v, const struct event_info *ev)
     s->vmcb->eventinj = EVT_VALID | ev->vector | (uint64_t)ev->type << EVT_TYPE_SHIFT | (error ? EVT_ERROR_VALID | (uint64_t)ev->error << EVT_ERROR_SHIFT : 0);
     if (ev->vector == EXC_PF && ev->type == EVENT_EXCEPTION)
         write_cr2(s->vmcb->cr2);
+    s->after |= AFTER_ONCE;
     if (ev->type == EVENT_NMI) {
         s->nmi = NMI_IN_HANDLER;
         s->vmcb->intercept[ICPT_MISC1] |= (uint32_t)ICPT_IRET;
@@ -388,7 +417,10 @@ static void svm_want_window(struct vcpu *v, unsigned windows) {}
 
 static void svm_flush(struct vcpu *v, enum hv_flush what)
 {
-    svm_flush_asid(svm_of(v), svm_features.flush_asid);
+    struct svm_vcpu *s = svm_of(v);
+    svm_flush_asid(s, svm_features.flush_asid);
+    s->before |= s->asid_gen ? 0 : BEFORE_ASID;
+    s->after |= AFTER_ONCE;
 }
 
 static void svm_set_tsc(struct vcpu *v, int64_t offset)
@@ -397,11 +429,20 @@ static void svm_set_tsc(struct vcpu *v, int64_t offset)
     svm_dirty(svm_of(v), CLEAN_I);
 }
 
+/* take_stock() carries it the other way. */
+static void svm_tpr_written(struct vcpu *v)
+{
+    struct svm_vcpu *s = svm_of(v);
+    s->v_tpr = *s->tpr >> 4;
+    s->vmcb->vintr = (s->vmcb->vintr & ~V_TPR) | s->v_tpr;
+    weigh(v, s);
+}
+
 
 const struct hv_ops svm_ops = {
     .name = "AMD-V", .probe = svm_probe, .cpu_on = svm_cpu_on, .cpu_off = svm_cpu_off,
     .vm_init = svm_msr_init, .vm_fini = svm_msr_fini, .vcpu_init = svm_vcpu_init, .vcpu_fini = svm_vcpu_fini, .vcpu_reset = svm_vmcb_init,
     .load = svm_load, .put = svm_put, .run = svm_run, .run_checked = svm_run_checked, .get_state = svm_get_state, .set_state = svm_set_state, .get_code = svm_get_code, .get_seg = svm_get_seg,
     .inject = svm_inject, .can_inject = svm_can_inject, .want_window = svm_want_window, .flush = svm_flush, .set_tsc = svm_set_tsc,
-    .set_pass = svm_set_pass, .dump = svm_dump,
+    .set_pass = svm_set_pass, .tpr_written = svm_tpr_written, .dump = svm_dump,
 };

@@ -15,13 +15,21 @@ struct svm_cpu {
 
 enum nmi_state { NMI_OPEN, NMI_IN_HANDLER /* IRET is intercepted */, NMI_AT_IRET /* unblocked once RIP has moved on */ };
 
+/* What an entry or an exit has to see to beside the common path; each bit stands until that is done. */
+enum { BEFORE_ASID = 1, BEFORE_SHADOW = 2 };
+enum { AFTER_ONCE = 1 /* EVENTINJ or TLB_CONTROL is set */, AFTER_OFFER = 2, AFTER_IRET = 4, AFTER_SHADOW = 8 };
+
 struct svm_vcpu {
     struct vmcb *vmcb;
     hpa_t pa;
     uint8_t *tpr;               /* the LAPIC page's TPR, or no_tpr */
     uint8_t no_tpr;
-    uint64_t asid_gen;          /* of the CPU it is loaded on */
-    uint64_t clean;             /* groups unchanged since the last exit on this CPU */
+    uint8_t v_tpr;              /* V_TPR as the page says it */
+    hpa_t host_vmcb;            /* of the CPU it is loaded on */
+    uint64_t asid_gen;          /* of that CPU */
+    uint32_t before, after;     /* BEFORE_, AFTER_ */
+    uint64_t shadow_rip;        /* entered here with an interrupt shadow in force */
+    bool loaded;
     uint64_t xcr0_loaded;
     uint64_t dr[4];             /* DR0-3 while not in the CPU */
     bool dr_loaded;
@@ -35,10 +43,11 @@ struct svm_vcpu {
 extern struct svm_features { uint32_t edx, nasids; uint64_t clean_mask; bool nrips, flush_asid, decode, pause_filter; } svm_features;
 
 static inline struct svm_vcpu *svm_of(const struct vcpu *v) { return v->hv; }
-static inline void svm_dirty(struct svm_vcpu *s, uint64_t groups) { s->clean &= ~groups; }
+static inline void svm_dirty(struct svm_vcpu *s, uint64_t groups) { s->vmcb->clean &= ~groups; }
 
-/* enter.S: interrupts off; VMRUN with GPRs from and to gpr[16] (rax, rsp excepted: they are in the VMCB). */
-void svm_enter(hpa_t vmcb, uint64_t gpr[16], hpa_t host_vmcb);
+/* enter.S: interrupts off; VMRUN with GPRs from and to the start of struct vcpu (rax, rsp excepted: they are in the VMCB), and on to svm_exited(). */
+void svm_enter(hpa_t vmcb, struct vcpu *, hpa_t host_vmcb);
+void svm_exited(struct vcpu *);
 
 /* asid.c */
 void svm_new_asid(struct svm_cpu *, struct svm_vcpu *);
@@ -59,7 +68,7 @@ void svm_get_seg(struct vcpu *, enum seg, struct cpu_seg *);
 void svm_set_state(struct vcpu *, const struct cpu_state *, unsigned groups);
 void svm_dump(struct vcpu *, void (*print)(void *, const char *), void *arg);
 /* exit.c */
-void svm_translate(struct vcpu *, const struct vmcb *, struct exit *);
+void svm_translate(struct vcpu *);
 /* msr.c: one permission bitmap per VM, 8 KiB, all intercepted at first */
 int  svm_msr_init(struct vm *);
 void svm_msr_fini(struct vm *);

@@ -36,7 +36,7 @@ void svm_vmcb_init(struct vcpu *v)
     b->vintr = V_INTR_MASKING;
     b->np_control = NP_ENABLE;
     b->n_cr3 = v->vm->nested.root;
-    s->clean = 0, s->asid_gen = 0;
+    s->asid_gen = 0, s->before = BEFORE_ASID, s->after = 0, s->v_tpr = 0;
     s->tpr = v->has_irqchip ? &v->irqchip.page[APIC_TPR] : &s->no_tpr;
     s->nmi = NMI_OPEN;
     s->dr_loaded = false;
@@ -77,6 +77,7 @@ void svm_get_state(struct vcpu *v, struct cpu_state *st, unsigned groups)
         st->cr0 = b->cr0, st->cr2 = b->cr2, st->cr3 = b->cr3, st->cr4 = b->cr4;
         st->efer = b->efer & ~EFER_SVME;
         st->cpl = b->cpl;
+        svm_notice_xcr0(v);
     }
     if (groups & ST_DRS)
         st->dr6 = b->dr6, st->dr7 = b->dr7;

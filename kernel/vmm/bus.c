@@ -10,20 +10,25 @@ struct region { struct list link; uint64_t base, len; io_fn *fn; void *dev; cons
 
 /* What dispatch reads: pieces in address order that cover the whole space; overlays are cut out, gaps are pieces without fn. */
 struct piece { uint64_t start, size, base; io_fn *fn; void *dev; };
-struct map { struct map *next_retired; uint64_t *seen, version; unsigned n, cap; struct piece piece[]; };
+/* Where a reader found its last addresses, by their hash; never NULL. */
+enum { HINTS = 16 };
+struct hints { const struct piece *at[HINTS]; };
 
 /* A reader is inside dispatch while seq is odd.  A retired map remembers every reader's seq and goes once each odd one has moved on. */
-enum { HINTS = 16, RETIRED_MAX = 256 };
-struct reader {
-    uint64_t seq;
-    uint64_t version;           /* of the map that the hints point into */
-    const struct piece *hint[HINTS];
-} __aligned_to(64);
+enum { RETIRED_MAX = 256 };
+struct reader { uint64_t seq; } __aligned_to(64);
+struct map {
+    struct map *next_retired;
+    struct hints *hints;        /* one per reader */
+    uint64_t *seen;             /* likewise, once retired */
+    unsigned n, cap;
+    struct piece piece[];
+};
 
 struct bus {
     struct map *map;
     const char *name;
-    uint64_t limit, unclaimed, version;
+    uint64_t limit, unclaimed;
     struct spinlock lock;       /* writers: regions, retired maps */
     struct list regions;        /* in order of claiming */
     struct list unused;         /* regions that were removed: the next ones */
@@ -119,9 +124,11 @@ static unsigned pieces_needed(const struct bus *b)
 
 static struct map *map_alloc(const struct bus *b, unsigned cap)
 {
-    struct map *m = kmalloc(sizeof *m + cap * sizeof m->piece[0] + b->nreaders * sizeof m->seen[0]);
-    if (m)
-        *m = (struct map){ .cap = cap, .seen = (uint64_t *)&m->piece[cap] };
+    struct map *m = kmalloc(sizeof *m + cap * sizeof m->piece[0] + b->nreaders * (sizeof m->seen[0] + sizeof m->hints[0]));
+    if (!m)
+        return NULL;
+    *m = (struct map){ .cap = cap, .seen = (uint64_t *)&m->piece[cap] };
+    m->hints = (struct hints *)&m->seen[b->nreaders];
     return m;
 }
 
@@ -153,7 +160,8 @@ static struct map *build(struct bus *b)
         if (r->flags & BUS_OVERLAY)
             add_region(m, r);
     fill_gaps(m);
-    m->version = ++b->version;
+    for (unsigned i = 0; i < b->nreaders * HINTS; i++)
+        m->hints[i / HINTS].at[i % HINTS] = m->piece;
     return m;
 }
 
@@ -330,28 +338,28 @@ static __attribute__((noinline)) void unclaimed(struct bus *b, uint64_t addr, st
         io->data = ~0ull;
 }
 
-static void access(struct bus *b, struct reader *rd, const struct map *m, uint64_t addr, struct io *io);
+static void access(struct bus *b, const struct map *m, unsigned reader, uint64_t addr, struct io *io);
 
-static __attribute__((noinline)) void straddle(struct bus *b, struct reader *rd, const struct map *m, uint64_t addr, struct io *io)
+static __attribute__((noinline)) void straddle(struct bus *b, const struct map *m, unsigned reader, uint64_t addr, struct io *io)
 {
     struct io byte = { .size = 1, .write = io->write, .cpu = io->cpu };
     uint64_t val = 0;
     for (unsigned i = 0; i < io->size; i++) {
         byte.data = io->data >> 8 * i & 0xff;
-        access(b, rd, m, addr + i, &byte);
+        access(b, m, reader, addr + i, &byte);
         val |= (byte.data & 0xff) << 8 * i;
     }
     if (!io->write)
         io->data = val;
 }
 
-static inline void access(struct bus *b, struct reader *rd, const struct map *m, uint64_t addr, struct io *io)
+static inline void access(struct bus *b, const struct map *m, unsigned reader, uint64_t addr, struct io *io)
 {
-    const struct piece **hint = &rd->hint[(addr ^ addr >> 4) % HINTS], *p = *hint;
-    if (unlikely(!p || addr - p->start >= p->size))
+    const struct piece **hint = &m->hints[reader].at[(addr ^ addr >> 4) % HINTS], *p = *hint;
+    if (unlikely(addr - p->start >= p->size))
         *hint = p = piece_at(m, addr);
     if (unlikely(addr - p->start + io->size > p->size)) {
-        straddle(b, rd, m, addr, io);
+        straddle(b, m, reader, addr, io);
         return;
     }
     io->off = addr - p->base;
@@ -359,34 +367,22 @@ static inline void access(struct bus *b, struct reader *rd, const struct map *m,
         unclaimed(b, addr, io);
 }
 
-static __attribute__((noinline)) void drop_hints(struct reader *rd, const struct map *m)
+/* From within a handler. */
+static __attribute__((noinline)) void nested(struct bus *b, unsigned reader, uint64_t addr, struct io *io)
 {
-    memset(rd->hint, 0, sizeof rd->hint);
-    rd->version = m->version;
-}
-
-static void look_up(struct bus *b, struct reader *rd, uint64_t addr, struct io *io)
-{
-    const struct map *m = atomic_load(&b->map);
-    if (unlikely(rd->version != m->version))
-        drop_hints(rd, m);
-    access(b, rd, m, addr, io);
+    access(b, atomic_load(&b->map), reader, addr, io);
 }
 
 void bus_access(struct bus *b, unsigned reader, uint64_t addr, struct io *io)
 {
-    static const uint64_t mask[] = { [1] = 0xff, [2] = 0xffff, [4] = 0xffffffff, [8] = ~0ull };
-    struct reader *rd = &b->reader[reader];
-    uint64_t seq = rd->seq;
-    if (likely(!(seq & 1))) {
-        atomic_xchg(&rd->seq, seq + 1);         /* a full barrier: the map is read after the writer can see us */
-        look_up(b, rd, addr, io);
-        atomic_store(&rd->seq, seq + 2);
-    } else {
-        look_up(b, rd, addr, io);               /* from within a handler */
+    uint64_t *at = &b->reader[reader].seq, seq = *at;
+    if (unlikely(seq & 1)) {
+        nested(b, reader, addr, io);
+        return;
     }
-    if (!io->write)
-        io->data &= mask[io->size];
+    atomic_xchg(at, seq + 1);           /* a full barrier: the map is read after the writer can see us */
+    access(b, atomic_load(&b->map), reader, addr, io);
+    atomic_store(at, seq + 2);
 }
 
 bool bus_claimed(struct bus *b, uint64_t addr)

@@ -35,7 +35,7 @@ int  bus_remove(struct bus *, uint64_t base, void *dev);
 int  bus_remove_later(struct bus *, uint64_t base, void *dev);
 int  bus_publish(struct bus *);
 
-/* Dispatch.  `reader` is the vCPU index (0 .. nreaders-1): one caller at a time per reader.  For reads *data is masked to size. */
+/* Dispatch.  `reader` is the vCPU index (0 .. nreaders-1): one caller at a time per reader.  After a read, bits of data above size mean nothing. */
 void bus_access(struct bus *, unsigned reader, uint64_t addr, struct io *);
 /* Is anything claimed at addr?  For tests and for the nested-fault path. */
 bool bus_claimed(struct bus *, uint64_t addr);

@@ -57,6 +57,7 @@ struct vcpu_irqchip {
 struct vcpu_wires {
     void *vcpu;
     void (*irq)(void *vcpu);                    /* `pending` may have changed */
+    void (*tpr)(void *vcpu);                    /* the page's TPR was written by other than the CPU; own vCPU thread, or vCPU stopped */
     void (*nmi)(void *vcpu);
     void (*smi)(void *vcpu);
     void (*init)(void *vcpu);

@@ -16,7 +16,7 @@ enum exit_kind {
     EXIT_DR,            /* MOV to/from DR; u.cr with cr = DR number */
     EXIT_IRQ_WINDOW, EXIT_NMI_WINDOW,
     EXIT_PAUSE,
-    EXIT_EXCEPTION,     /* intercepted #DB, #AC, #UD, #MC …; u.exc; rip = faulting instruction */
+    EXIT_EXCEPTION,     /* intercepted #DB, #AC, #UD, #MC …; u.exc; RIP at the faulting instruction */
     EXIT_TRIPLE_FAULT,
     EXIT_INVD, EXIT_WBINVD,
     EXIT_XSETBV,
@@ -39,15 +39,15 @@ enum exit_kind {
 /* Access bits of a nested fault. */
 enum { MMIO_READ = 1, MMIO_WRITE = 2, MMIO_EXEC = 4 };
 
+/* u.pio.what, and u.pio as one word: the form of the VMCB's EXITINFO1 (APM vol. 2 "IOIO Intercepts"). */
+enum { PIO_IN = 1, PIO_STRING = 4, PIO_REP = 8, PIO_SIZE_SHIFT = 4 /* bits 6:4: 1, 2 or 4 bytes */, PIO_SIZE = 7 };
+
 struct exit {
     enum exit_kind kind;
-    uint8_t insn_len;           /* 0: unknown, the decoder finds it; handlers advance by it */
-    uint8_t nbytes;             /* instruction bytes the CPU supplied (decode assists), 0 .. 15 */
-    uint8_t bytes[15];
-    uint64_t rip;
+    uint8_t insn_len;           /* 0: unknown, the decoder finds it; the back-end alone writes it */
     uint64_t next_rip;          /* 0 unless the CPU told */
     union {
-        struct { uint16_t port; uint8_t size; bool in, string, rep; uint8_t addr_size, seg; } pio;
+        union { struct { uint16_t what /* PIO_ */, port; }; uint32_t word; } pio;
         struct {
             gpa_t gpa; gva_t gva; bool gva_valid;
             uint8_t access;             /* MMIO_* */

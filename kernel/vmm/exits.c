@@ -4,25 +4,16 @@
 #include "kernel/vmm/policy.h"
 #include "kernel/vmm/vcpu.h"
 
-typedef void exit_fn(struct vcpu *, struct exit *);
-
-/* Behind the instruction that exited: its length is what the CPU told, or what the decoder finds. */
-static __attribute__((noinline)) void skip_decoded(struct vcpu *v, struct exit *e)
+/* Behind the instruction that exited: as far as the CPU told, or as the decoder finds. */
+static inline bool skip(struct vcpu *v, struct exit *e)
 {
-    const struct insn *insn = e->insn_len ? NULL : vcpu_decode(v);
-    if (insn)
-        e->insn_len = insn->len;
-    vcpu_advance(v, e->insn_len);       /* 0 when decoding raised an exception */
-}
-
-static inline void skip(struct vcpu *v, struct exit *e)
-{
-    if (!e->next_rip) {
-        skip_decoded(v, e);
-        return;
-    }
-    v->rip = e->next_rip;
-    vcpu_advance(v, 0);
+    if (e->next_rip)
+        vcpu_go_on(v, e->next_rip);
+    else if (e->insn_len)
+        vcpu_advance(v, e->insn_len);
+    else
+        return vcpu_skip(v);
+    return true;
 }
 
 static void on_nothing(struct vcpu *v, struct exit *e) {}
@@ -33,36 +24,47 @@ static void on_skip(struct vcpu *v, struct exit *e) { skip(v, e); }
 
 static const uint64_t pio_mask[] = { [1] = 0xff, [2] = 0xffff, [4] = 0xffffffff };
 
-static void on_pio(struct vcpu *v, struct exit *e)
+static void pio_in(struct vcpu *v, struct exit *e)
 {
-    if (unlikely(e->u.pio.string)) {
-        vcpu_emulate(v, e);
-        return;
-    }
     struct io *io = &v->io;
-    uint64_t mask = pio_mask[e->u.pio.size];
-    io->size = e->u.pio.size, io->write = !e->u.pio.in, io->data = v->gpr[RAX] & mask, io->cpu = v;
+    io->size = e->u.pio.what >> PIO_SIZE_SHIFT & PIO_SIZE, io->write = false;
     skip(v, e);
     bus_access(v->vm->ports, v->index, e->u.pio.port, io);
-    if (e->u.pio.in)
-        v->gpr[RAX] = io->size == 4 ? io->data & mask : (v->gpr[RAX] & ~mask) | (io->data & mask);
+    uint64_t mask = pio_mask[io->size], merged = io->data & mask;
+    if (io->size != 4)
+        merged |= v->gpr[RAX] & ~mask;
+    v->gpr[RAX] = merged;
+}
+
+static void on_pio(struct vcpu *v, struct exit *e)
+{
+    unsigned what = e->u.pio.what;
+    struct io *io = &v->io;
+    if (unlikely(what & PIO_STRING)) {
+        vcpu_emulate(v, e);
+    } else if (what & PIO_IN) {
+        pio_in(v, e);
+    } else {
+        io->size = what >> PIO_SIZE_SHIFT & PIO_SIZE, io->write = true, io->data = v->gpr[RAX] & pio_mask[io->size];
+        skip(v, e);
+        bus_access(v->vm->ports, v->index, e->u.pio.port, io);
+    }
 }
 
 static void on_cpuid(struct vcpu *v, struct exit *e)
 {
-    policy_cpuid(v);
-    skip(v, e);
+    if (likely(skip(v, e)))
+        policy_cpuid(v);
 }
 
 static void on_rdmsr(struct vcpu *v, struct exit *e)
 {
-    uint64_t val;
-    if (!policy_rdmsr(v, (uint32_t)v->gpr[RCX], &val)) {
+    if (!policy_rdmsr(v, (uint32_t)v->gpr[RCX], &v->msr_val)) {
         on_gp(v, e);
         return;
     }
-    v->gpr[RAX] = (uint32_t)val;
-    v->gpr[RDX] = val >> 32;
+    v->gpr[RAX] = (uint32_t)v->msr_val;
+    v->gpr[RDX] = v->msr_val >> 32;
     skip(v, e);
 }
 
@@ -79,7 +81,7 @@ static void on_hlt(struct vcpu *v, struct exit *e)
 {
     skip(v, e);
     v->run = RUN_HALTED;
-    atomic_or(&v->requests, REQ_EVENT);         /* something deliverable may be pending already */
+    atomic_or(&v->requests, REQ_EVENT | REQ_IDLE);      /* something deliverable may be pending already */
 }
 
 static void on_pause(struct vcpu *v, struct exit *e)
@@ -168,7 +170,7 @@ static void on_cr(struct vcpu *v, struct exit *e)
         const struct insn *insn = vcpu_decode(v);
         if (!insn)
             return;
-        e->u.cr.gpr = insn->rm, e->insn_len = insn->len;
+        e->u.cr.gpr = insn->rm;
     }
     uint64_t val = v->gpr[e->u.cr.gpr];
     if (e->u.cr.clts)
@@ -208,7 +210,11 @@ static void on_xsetbv(struct vcpu *v, struct exit *e)
     } else if (st->cpl || (uint32_t)v->gpr[RCX] || !xcr0_valid(val)) {
         on_gp(v, e);
     } else {
-        v->xcr0 = val;          /* the back-end loads it at the next entry */
+        preempt_disable();
+        hv->put(v);
+        v->xcr0 = val;
+        hv->load(v, false);
+        preempt_enable();
         skip(v, e);
     }
 }
@@ -277,7 +283,7 @@ static void on_fatal(struct vcpu *v, struct exit *e)
                (unsigned long long)e->u.raw.reason, (unsigned long long)e->u.raw.info1, (unsigned long long)e->u.raw.info2);
 }
 
-static exit_fn *const handler[EXIT_KINDS] = {
+exit_fn *const exit_handler[EXIT_KINDS] = {
     [EXIT_HOST_INTR] = on_nothing, [EXIT_INTERNAL] = on_nothing, [EXIT_TIMER] = on_nothing,
     [EXIT_PIO] = on_pio, [EXIT_MMIO] = vcpu_nested_fault, [EXIT_CPUID] = on_cpuid, [EXIT_HLT] = on_hlt,
     [EXIT_RDMSR] = on_rdmsr, [EXIT_WRMSR] = on_wrmsr, [EXIT_CR] = on_cr, [EXIT_DR] = on_ud,
@@ -288,8 +294,6 @@ static exit_fn *const handler[EXIT_KINDS] = {
     [EXIT_UD] = on_ud, [EXIT_MONITOR] = on_ud, [EXIT_MWAIT] = on_ud, [EXIT_TASK_SWITCH] = on_task_switch,
     [EXIT_APIC_WRITE] = on_apic_write, [EXIT_FATAL] = on_fatal,
 };
-
-void vcpu_exit(struct vcpu *v, struct exit *e) { handler[e->kind](v, e); }
 
 const char *exit_kind_name(enum exit_kind k)
 {

@@ -28,7 +28,7 @@ struct cpu_state {
 };
 /* Groups for get_state/set_state: what `struct cpu_state` fields are read or written. */
 enum {
-    ST_SEGS = 1, ST_DTABS = 2, ST_CRS = 4 /* cr0 cr2 cr3 cr4 efer cpl */, ST_DRS = 8, ST_SYSCALL = 16, ST_MSRS = 32 /* pat tsc_aux spec_ctrl debugctl */, ST_INTR = 64 /* shadow nmi_blocked */,
+    ST_SEGS = 1, ST_DTABS = 2, ST_CRS = 4 /* cr0 cr2 cr3 cr4 efer cpl; vcpu->xcr0 is current after it */, ST_DRS = 8, ST_SYSCALL = 16, ST_MSRS = 32 /* pat tsc_aux spec_ctrl debugctl */, ST_INTR = 64 /* shadow nmi_blocked */,
     ST_CODE = 128 /* valid mask only: what get_code filled */,
     ST_ALL = 127
 };
@@ -49,13 +49,12 @@ struct hv_ops {
     int  (*vcpu_init)(struct vcpu *);   /* vcpu->hv */
     void (*vcpu_fini)(struct vcpu *);
     void (*vcpu_reset)(struct vcpu *);  /* control fields to their start values; architectural state comes by set_state */
-    void (*load)(struct vcpu *, bool migrated);
+    void (*load)(struct vcpu *, bool migrated);     /* XCR0 is the guest's from here to put() */
     void (*put)(struct vcpu *);
-    /* Enter the guest once.  Preemption off, interrupts on at entry and return; inside, the back-end turns them off and asks vcpu_may_enter() last.
-     * Fills *e (EXIT_INTERNAL when it may not enter); gpr, rip and rflags are current.  Sets reinject when delivery of an event was cut short,
-     * irq_taken when the offered interrupt was delivered, shadow when an interrupt shadow is in force. */
-    void (*run)(struct vcpu *, struct exit *e);
-    void (*run_checked)(struct vcpu *, struct exit *e);         /* NULL or: the same, with what only silicon checks verified before each entry; taken by check=vmcb */
+    /* Enter the guest once.  Interrupts off at entry and return.  Fills v->exit; gpr, rip and rflags are current.  Sets reinject (and asks for REQ_EVENT) when
+     * delivery of an event was cut short, irq_taken when the offered interrupt was delivered, shadow when an interrupt shadow is in force. */
+    void (*run)(struct vcpu *);
+    void (*run_checked)(struct vcpu *);         /* NULL or: the same, with what only silicon checks verified before each entry; taken by check=vmcb */
     void (*get_state)(struct vcpu *, struct cpu_state *, unsigned groups);
     void (*set_state)(struct vcpu *, const struct cpu_state *, unsigned groups);
     /* The hot parts of get_state: base and attr of seg[SEG_CS], cr0, cr3, cr4, efer, cpl (all that fetching an instruction needs); one segment. */
@@ -71,6 +70,7 @@ struct hv_ops {
     void (*set_pass)(struct vm *, enum hv_pass, uint32_t what, bool pass);      /* before the first run, or vCPUs stopped */
     /* NULL, or: the xAPIC register page of every vCPU is at this guest-physical address; 0: they differ, or one has none.  Any vCPU's thread, one at a time. */
     void (*apic_page)(struct vm *, gpa_t base);
+    void (*tpr_written)(struct vcpu *);         /* NULL, or: software wrote the page's TPR; own thread, or vCPU stopped */
     void (*dump)(struct vcpu *, void (*print)(void *arg, const char *line), void *arg);
 };
 extern const struct hv_ops svm_ops, vmx_ops;

@@ -49,7 +49,7 @@ static void mmio(struct vcpu *v, gpa_t gpa, void *buf, unsigned len, bool write)
     struct io *io = &v->io;
     while (len) {
         unsigned n = len >= 8 ? 8 : len >= 4 ? 4 : len >= 2 ? 2 : 1;
-        io->size = (uint8_t)n, io->write = write, io->cpu = v, io->data = 0;
+        io->size = (uint8_t)n, io->write = write, io->data = 0;
         if (write)
             copy_small(&io->data, at, n);
         bus_access(v->vm->mmio, v->index, gpa, io);
@@ -134,7 +134,7 @@ static enum emu_result port_in(struct emu_ctx *c, uint16_t port, unsigned size, 
     struct vcpu *v = vcpu_of(c);
     struct io io = { .size = (uint8_t)size, .cpu = v };
     bus_access(v->vm->ports, v->index, port, &io);
-    *val = (uint32_t)io.data;
+    *val = (uint32_t)(io.data & BITS(8 * size - 1, 0));
     return EMU_OK;
 }
 
@@ -276,7 +276,7 @@ static __attribute__((noinline)) const struct insn *decode_slow(struct vcpu *v, 
 static __attribute__((noinline)) const struct insn *decode_new(struct vcpu *v, struct decoded *d, enum cpu_mode mode, uint64_t lo, uint64_t hi)
 {
     uint64_t copy[2] = { lo, hi };
-    v->stats.decode_misses++;
+    v->stats.decodes++;
     if (insn_decode(&d->insn, mode, (const uint8_t *)copy, 15)) {
         d->mode = 0;
         return undefined(v);
@@ -285,7 +285,7 @@ static __attribute__((noinline)) const struct insn *decode_new(struct vcpu *v, s
     return &d->insn;
 }
 
-static inline const struct insn *decode_at(struct vcpu *v, gva_t va, gpa_t gpa, enum cpu_mode mode)
+static inline __attribute__((always_inline)) const struct insn *decode_at(struct vcpu *v, gva_t va, gpa_t gpa, enum cpu_mode mode)
 {
     const uint8_t *b = gmem_peek(&v->vm->gmem, gpa);
     uint64_t lo, hi;
@@ -297,7 +297,6 @@ static inline const struct insn *decode_at(struct vcpu *v, gva_t va, gpa_t gpa, 
     struct decoded *d = &v->decode[(va ^ va >> 6) % DECODE_CACHE];
     if (unlikely(d->lo != lo || d->hi != hi || d->mode != mode + 1))
         return decode_new(v, d, mode, lo, hi);
-    v->stats.decode_hits++;
     return &d->insn;
 }
 
@@ -307,7 +306,7 @@ static __attribute__((noinline)) const struct insn *decode_paged(struct vcpu *v,
     return gwalk_code(v, va, &gpa) ? decode_at(v, va, gpa, mode) : NULL;
 }
 
-const struct insn *vcpu_decode(struct vcpu *v)
+static inline __attribute__((always_inline)) const struct insn *decode(struct vcpu *v)
 {
     const struct cpu_state *st = vcpu_code(v);
     enum cpu_mode mode = (enum cpu_mode)(vcpu_cpu_mode(v) & MODE_MASK);
@@ -317,6 +316,17 @@ const struct insn *vcpu_decode(struct vcpu *v)
     if (st->cr0 & CR0_PG)
         return decode_paged(v, va, mode);
     return decode_at(v, va, va, mode);
+}
+
+const struct insn *vcpu_decode(struct vcpu *v) { return decode(v); }
+
+bool vcpu_skip(struct vcpu *v)
+{
+    const struct insn *i = decode(v);
+    if (unlikely(!i))
+        return false;
+    vcpu_advance(v, i->len);
+    return true;
 }
 
 /* ---- Plain loads and stores on devices: nearly every MMIO exit ---- */
@@ -353,11 +363,11 @@ static bool mov_device(struct vcpu *v, gpa_t gpa, const struct insn *i)
     if (i->opsize == 1 && !i->rex && !i->imm_valid && (i->reg & 4))
         return false;
     struct io *io = &v->io;
-    io->size = (uint8_t)n, io->write = i->to_mem, io->cpu = v;
+    io->size = (uint8_t)n, io->write = i->to_mem;
     io->data = (i->imm_valid ? (uint64_t)i->imm : v->gpr[i->reg]) & mask[n];
     bus_access(v->vm->mmio, v->index, gpa, io);
     if (!i->to_mem)
-        v->gpr[i->reg] = i->opsize >= 4 ? io->data : (v->gpr[i->reg] & ~mask[i->opsize]) | io->data;
+        v->gpr[i->reg] = (i->opsize >= 4 ? 0 : v->gpr[i->reg] & ~mask[i->opsize]) | (io->data & mask[n]);
     v->rflags &= ~RFLAGS_RF;
     vcpu_advance(v, i->len);
     return true;

@@ -307,8 +307,10 @@ bool msr_read(struct vcpu_msrs *m, uint32_t msr, uint64_t *val)
     const struct msr_def *d;
 
     m->reads++;
+    if (msr == MSR_APIC_BASE)
+        return read_apic(m, NULL, msr, val);
     *val = 0;
-    if (msr == MSR_APIC_BASE || msr - MSR_X2APIC < 0x100)
+    if (msr - MSR_X2APIC < 0x100)
         return read_apic(m, NULL, msr, val);
     if (msr == MSR_EFER)
         return read_hw(m, NULL, msr, val);

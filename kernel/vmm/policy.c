@@ -24,7 +24,12 @@ static void raw_cpuid(void *arg, uint32_t leaf, uint32_t sub, struct cpuid_regs 
 }
 
 static uint64_t env_cr4(void *v) { return vcpu_state(v, ST_CRS)->cr4; }
-static uint64_t env_xcr0(void *v) { return ((struct vcpu *)v)->xcr0; }
+static uint64_t env_xcr0(void *vcpu)
+{
+    struct vcpu *v = vcpu;
+    vcpu_state(v, ST_CRS);
+    return v->xcr0;
+}
 
 static bool env_apic_on(void *vcpu)
 {

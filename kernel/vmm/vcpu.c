@@ -17,7 +17,7 @@ uint64_t vcpu_tsc(struct vcpu *v) { return host_tsc() + (uint64_t)v->tsc_offset;
 
 /*
  * The one way to get a vCPU's attention.  The request is visible before the mode is read, and the vCPU sets its mode before it reads requests: one of the two
- * sees the other (vcpu_may_enter).  Waking a thread that runs does no harm and cannot be left out: a timer callback may hit the vCPU's own thread between
+ * sees the other (may_enter).  Waking a thread that runs does no harm and cannot be left out: a timer callback may hit the vCPU's own thread between
  * sched_prepare_block() and sched_block().  Whoever set the bit first wakes; the vCPU looks at all bits at once.
  */
 void vcpu_request(struct vcpu *v, uint32_t req)
@@ -123,6 +123,7 @@ void vcpu_reset(struct vcpu *v, bool init)
     hv->inject(v, &(struct event_info){ .type = EVENT_INTR });
     vcpu_put_state(v, ST_ALL);
     v->run = v->index ? RUN_WAIT_SIPI : RUN_ACTIVE;
+    atomic_or(&v->requests, REQ_IDLE);          /* whether it is: attend() looks */
     if (!init) {
         v->pvclock = (struct pvclock){ .on = false };
         v->xcr0 = 1;
@@ -137,13 +138,13 @@ static void on_put(void *arg)
 {
     struct vcpu *v = arg;
     hv->put(v);
-    v->tsc_away = host_tsc();
+    WRITE_ONCE(v->tsc_loaded, v->tsc_loaded + host_tsc());
 }
 
 static void on_load(void *arg, bool migrated)
 {
     struct vcpu *v = arg;
-    v->tsc_out += v->tsc_away ? host_tsc() - v->tsc_away : 0;   /* asleep or waiting for a CPU: not the host's work for this guest */
+    WRITE_ONCE(v->tsc_loaded, v->tsc_loaded - host_tsc());
     atomic_store_relaxed(&v->host_cpu, port_cpu());
     v->stats.cpu = v->host_cpu;
     hv->load(v, migrated);
@@ -165,7 +166,7 @@ static void halt(struct vcpu *v)
     uint64_t since = host_tsc(), waited = thread_own_steal_ns();
     v->stats.halted = true;
     sched_prepare_block();
-    if (atomic_load(&v->requests))
+    if (atomic_load(&v->requests) != REQ_IDLE)
         sched_cancel_block();
     else
         sched_block();
@@ -175,9 +176,8 @@ static void halt(struct vcpu *v)
 }
 
 /* Everything but REQ_EVENT is rare. */
-static void service(struct vcpu *v)
+static void service(struct vcpu *v, uint32_t req)
 {
-    uint32_t req = atomic_xchg(&v->requests, 0);
     if (req & REQ_PARK) {
         atomic_or(&v->requests, req & ~(uint32_t)REQ_PARK);    /* they still count after the pause */
         vcpu_state(v, ST_ALL);                                 /* whoever looks while it stands still finds all here */
@@ -200,43 +200,71 @@ static void service(struct vcpu *v)
         vcpu_events(v);
 }
 
-static void enter(struct vcpu *v)
+/* Not to enter now: somebody asks for something, or the CPU sleeps. */
+static void attend(struct vcpu *v)
+{
+    uint32_t req = atomic_xchg(&v->requests, 0);
+    if (req & ~(uint32_t)REQ_IDLE)
+        service(v, req);
+    if (likely(v->run == RUN_ACTIVE))
+        return;
+    atomic_or(&v->requests, REQ_IDLE);
+    halt(v);
+}
+
+/* Interrupts off: what other CPUs ask for from here on kicks this one out of the guest. */
+static inline bool may_enter(struct vcpu *v)
+{
+    atomic_store_relaxed(&v->mode, IN_GUEST);
+    atomic_fence();             /* pairs with vcpu_request: either it sees IN_GUEST and kicks, or we see its request */
+    if (likely(!atomic_load_relaxed(&v->requests) && !sched_need_resched()))
+        return true;
+    atomic_store_relaxed(&v->mode, OUTSIDE_GUEST);
+    return false;
+}
+
+static __attribute__((noinline)) void irq_taken(struct vcpu *v)
+{
+    int irq = v->irq_offered;
+    v->irq_taken = false;
+    v->irq_offered = IRQ_NONE;
+    v->irqchip.accept(v->irqchip.apic, irq);
+    v->stats.irqs++;
+    /* What else the LAPIC holds waits for the EOI, and that asks; the PIC may have its next at once. */
+    if (irq & IRQ_EXTINT)
+        atomic_or(&v->requests, REQ_EVENT);
+}
+
+static inline void enter(struct vcpu *v)
 {
     struct exit *e = &v->exit;
-    preempt_disable();
+    WRITE_ONCE(v->tsc_guest, v->tsc_guest - host_tsc());
+    hv->run(v);
     v->st_valid = 0;
-    uint64_t in = host_tsc();
-    v->tsc_host += in - v->tsc_out;
-    hv->run(v, e);
-    v->tsc_out = host_tsc();
-    v->tsc_guest += v->tsc_out - in;
-    preempt_enable();
-    if (v->irq_taken) {
-        v->irq_taken = false;
-        v->irqchip.accept(v->irqchip.apic, v->irq_offered);
-        v->irq_offered = IRQ_NONE;
-        v->stats.irqs++;
-        atomic_or(&v->requests, REQ_EVENT);
-    }
-    if (unlikely(v->reinject.valid))
-        atomic_or(&v->requests, REQ_EVENT);
+    uint64_t now = host_tsc();
+    WRITE_ONCE(v->tsc_guest, v->tsc_guest + now);
+    atomic_store_relaxed(&v->mode, OUTSIDE_GUEST);
+    port_irq_enable();
     v->stats.exits[e->kind]++;
-    struct exit_trace *t = &v->trace[v->trace_at++ % EXIT_TRACE];
-    *t = (struct exit_trace){ e->rip, e->u.raw.reason, (uint8_t)e->kind };
-    vcpu_exit(v, e);
+    v->trace[v->trace_at++ % EXIT_TRACE] = (struct exit_trace){ now, v->rip, e->u.raw.reason, e->kind };
+    if (unlikely(v->irq_taken))
+        irq_taken(v);
+    exit_handler[e->kind](v, e);
 }
 
 void vcpu_main(void *arg)
 {
     struct vcpu *v = arg;
-    v->tsc_out = host_tsc();
     for (;;) {
-        if (atomic_load(&v->requests))
-            service(v);
-        else if (likely(v->run == RUN_ACTIVE))
+        port_irq_disable();
+        if (likely(may_enter(v))) {
             enter(v);
-        else
-            halt(v);
+        } else {
+            port_irq_enable();
+            if (sched_need_resched())
+                sched_preempt_point();
+            attend(v);
+        }
     }
 }
 
@@ -248,7 +276,7 @@ int vcpu_create(struct vm *vm, unsigned index)
     if (!v)
         return -ENOMEM;
     memset(v, 0, sizeof *v);
-    v->vm = vm, v->index = index, v->irq_offered = IRQ_NONE;
+    v->vm = vm, v->index = index, v->irq_offered = IRQ_NONE, v->io.cpu = v;
     v->hooks = (struct thread_hooks){ on_put, on_load, v };
     v->fpu = kmalloc_aligned(sched_fpu_size(), 64);
     int err = v->fpu ? hv->vcpu_init(v) : -ENOMEM;

@@ -24,13 +24,13 @@ enum {
     REQ_PARK = 1 << 3,          /* the VM wants its vCPUs still: pause, reset, stop */
     REQ_FLUSH = 1 << 4,         /* nested entries changed */
     REQ_CLOCK = 1 << 5,         /* republish the paravirtual clock */
-    REQ_CAP = 1 << 6,
+    REQ_IDLE = 1 << 6,          /* run is not RUN_ACTIVE */
 };
 enum vcpu_run { RUN_ACTIVE, RUN_HALTED, RUN_WAIT_SIPI };
 enum vcpu_mode { OUTSIDE_GUEST, IN_GUEST };
 
 enum { EXIT_TRACE = 32, DECODE_CACHE = 64 };
-struct exit_trace { uint64_t rip, info; uint8_t kind; };
+struct exit_trace { uint64_t tsc, rip, info, kind; };
 struct decoded { uint64_t lo, hi; uint8_t mode; struct insn insn; };    /* the bytes themselves are the key */
 
 struct pvclock { gpa_t system; uint32_t version; bool on; };
@@ -62,8 +62,9 @@ struct vcpu {
     uint64_t xcr0;              /* guest's; the back-end loads it with the vCPU */
     int64_t tsc_offset;
 
-    struct exit exit;
-    struct io io;               /* the access in flight: not on the stack, so that hot functions need no stack guard */
+    struct exit exit;           /* [hot] the last one: by run() */
+    uint64_t msr_val;           /* RDMSR's result, as io is */
+    struct io io;               /* the access in flight: not on the stack, so that hot functions need no stack guard; io.cpu is set for good */
     struct emu_ctx emu;
     struct cpu_seg seg_scratch;
     struct insn insn;           /* decoded outside the cache */
@@ -76,9 +77,8 @@ struct vcpu {
     void *fpu;
 
     struct vcpu_stats stats;    /* racy reads by others are fine */
-    uint64_t tsc_out;           /* [hot] TSC at the last exit */
-    uint64_t tsc_guest, tsc_host;       /* [hot] time spent */
-    uint64_t tsc_away;          /* TSC when it last left its CPU; that time counts neither as guest's nor as host's */
+    uint64_t tsc_guest;         /* [hot] time in the guest; while it is there, less the TSC at entry: negative */
+    uint64_t tsc_loaded;        /* time on a CPU, likewise */
     uint64_t tsc_halted, halt_waited_ns;        /* from HLT to running again; of that, waiting for a CPU: that is steal */
     unsigned trace_at;
     struct exit_trace trace[EXIT_TRACE];
@@ -144,19 +144,6 @@ struct vmm_host {
 };
 extern struct vmm_host vmm_host;
 
-/* ---- Back-end's side of the entry protocol ---- */
-/* Interrupts off, last thing before the world switch: true: entered (other CPUs' requests will kick this one out). */
-static inline bool vcpu_may_enter(struct vcpu *v)
-{
-    atomic_store_relaxed(&v->mode, IN_GUEST);
-    atomic_fence();             /* pairs with vcpu_request: either it sees IN_GUEST and kicks, or we see its request */
-    if (likely(!atomic_load_relaxed(&v->requests) && !sched_need_resched()))
-        return true;
-    atomic_store_relaxed(&v->mode, OUTSIDE_GUEST);
-    return false;
-}
-static inline void vcpu_left_guest(struct vcpu *v) { atomic_store_relaxed(&v->mode, OUTSIDE_GUEST); }
-
 /* ---- Shared by the files of kernel/vmm ---- */
 void vcpu_request(struct vcpu *, uint32_t req);         /* any context but irq, any CPU */
 int  vcpu_create(struct vm *, unsigned index);
@@ -166,10 +153,19 @@ void vcpu_main(void *vcpu);
 void vm_park_self(struct vm *);                         /* vCPU thread: stands still until released, or ends */
 /* Leave RIP behind `len` bytes; ends the interrupt shadow. */
 void vcpu_advance_slow(struct vcpu *);
+/* The same for a RIP that the CPU told. */
+static inline void vcpu_go_on(struct vcpu *v, uint64_t rip)
+{
+    v->rip = rip;
+    if (unlikely(v->shadow | (v->rflags & RFLAGS_TF)))
+        vcpu_advance_slow(v);
+}
 static inline void vcpu_advance(struct vcpu *v, unsigned len)
 {
+    uint64_t old = v->rip;
     v->rip += len;
-    if (unlikely(v->shadow | (v->rflags & RFLAGS_TF) | v->rip >> 32))
+    uint64_t far = (v->rip ^ old) >> 32;        /* from one 4 GiB to the next: wraps in all modes but one */
+    if (unlikely(v->shadow | (v->rflags & RFLAGS_TF) | far))
         vcpu_advance_slow(v);
 }
 void vcpu_raise(struct vcpu *, uint8_t vector, bool has_error, uint32_t error);
@@ -207,7 +203,8 @@ uint64_t vcpu_tsc(struct vcpu *);
 /* The VM cannot go on: stops it as crashed with this sentence. */
 void vcpu_crash(struct vcpu *, const char *fmt, ...) __printf_like(2, 3);
 
-void vcpu_exit(struct vcpu *, struct exit *);           /* exits.c: the dispatcher */
+typedef void exit_fn(struct vcpu *, struct exit *);
+extern exit_fn *const exit_handler[EXIT_KINDS];         /* exits.c */
 void vcpu_events(struct vcpu *);                        /* event.c: REQ_EVENT */
 bool vcpu_wakes(struct vcpu *);                         /* event.c: would a halted CPU go on? */
 void vcpu_nested_fault(struct vcpu *, struct exit *);   /* nested.c */
@@ -219,6 +216,7 @@ void nested_forget(struct vm *, gpa_t, uint64_t len);
 int  nested_protect(struct vm *, gpa_t, uint64_t len);  /* read and execute only; 0, -ENOMEM (a large leaf could not be split) */
 /* insn.c: fetch and decode the instruction at RIP; NULL: an exception was raised or the VM stopped.  Valid until the next call. */
 const struct insn *vcpu_decode(struct vcpu *);
+bool vcpu_skip(struct vcpu *);                          /* behind the instruction at RIP; false: its exception was raised */
 void vcpu_emulate(struct vcpu *, struct exit *);
 
 /* gwalk.c: guest linear → physical.  access: PF_W, PF_U, PF_I of the attempt. 0; -EFAULT with *error = #PF error code; -EIO: the walk left RAM. */

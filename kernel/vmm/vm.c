@@ -156,6 +156,12 @@ void vm_apic_page(struct vm *vm, gpa_t base)
 }
 
 static void wire_irq(void *v) { vcpu_request(v, REQ_EVENT); }
+static void wire_tpr(void *v)
+{
+    if (hv->tpr_written)
+        hv->tpr_written(v);
+}
+
 static void wire_init(void *v) { vcpu_request(v, REQ_INIT); }
 static void wire_smi(void *v) {}                /* this PC has no SMM: an SMI goes nowhere */
 
@@ -192,7 +198,7 @@ static uint64_t wire_tsc_to_ns(void *vcpu, uint64_t guest_tsc)
 void vm_get_wires(struct vm *vm, unsigned i, struct vcpu_wires *w)
 {
     *w = (struct vcpu_wires){
-        .vcpu = vm->vcpu[i], .irq = wire_irq, .nmi = wire_nmi, .smi = wire_smi, .init = wire_init, .sipi = wire_sipi,
+        .vcpu = vm->vcpu[i], .irq = wire_irq, .tpr = wire_tpr, .nmi = wire_nmi, .smi = wire_smi, .init = wire_init, .sipi = wire_sipi,
         .tsc = wire_tsc, .tsc_to_ns = wire_tsc_to_ns,
     };
 }
@@ -548,14 +554,22 @@ static uint64_t ticks_to_ns(uint64_t ticks)
     return vmm_host.tsc_hz ? mul_div(ticks, NS_PER_S, vmm_host.tsc_hz) : 0;
 }
 
+/* A sum of times; negative while one is under way: less its beginning. */
+static uint64_t stretch(const uint64_t *sum, uint64_t now)
+{
+    uint64_t ticks = READ_ONCE(*sum);
+    return (int64_t)ticks < 0 ? ticks + now : ticks;
+}
+
 void vm_vcpu_stats(struct vm *vm, unsigned i, struct vcpu_stats *s)
 {
     struct vcpu *v = vm->vcpu[i];
     *s = v->stats;
-    s->guest_ns = ticks_to_ns(READ_ONCE(v->tsc_guest));
+    uint64_t now = __builtin_ia32_rdtsc(), guest = stretch(&v->tsc_guest, now), loaded = stretch(&v->tsc_loaded, now);
     uint64_t halted = ticks_to_ns(READ_ONCE(v->tsc_halted)), waited = READ_ONCE(v->halt_waited_ns);
+    s->guest_ns = ticks_to_ns(guest);
     s->halt_ns = halted - MIN(halted, waited);
-    s->host_ns = ticks_to_ns(READ_ONCE(v->tsc_host));
+    s->host_ns = ticks_to_ns(loaded - MIN(loaded, guest));
     s->started = READ_ONCE(v->run) != RUN_WAIT_SIPI;
     mutex_lock(&vm->lock);
     s->steal_ns = v->thread ? thread_steal_ns(v->thread) : 0;

@@ -69,7 +69,7 @@ struct vcpu_stats {
     uint64_t exits[32];                 /* by enum exit_kind */
     uint64_t guest_ns, host_ns, halt_ns, steal_ns;
     uint64_t irqs, nmis, exceptions;    /* injected */
-    uint64_t decode_hits, decode_misses;
+    uint64_t decodes;                   /* instructions decoded, those found in the cache not counted */
     unsigned cpu;                       /* last host CPU */
     bool halted, started;
 };

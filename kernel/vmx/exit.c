@@ -4,8 +4,8 @@
 static enum exit_kind pio(struct exit *e, uint64_t q)
 {
     e->u.pio.port = (uint16_t)(q >> IOQ_PORT_SHIFT);
-    e->u.pio.size = (uint8_t)((q & IOQ_SIZE) + 1);
-    e->u.pio.in = q & IOQ_IN, e->u.pio.string = q & IOQ_STRING, e->u.pio.rep = q & IOQ_REP;
+    e->u.pio.what = (uint16_t)((q & IOQ_IN ? PIO_IN : 0) | (q & IOQ_STRING ? PIO_STRING : 0) | (q & IOQ_REP ? PIO_REP : 0) |
+                               ((q & IOQ_SIZE) + 1) << PIO_SIZE_SHIFT);
     return EXIT_PIO;
 }
 
@@ -151,8 +151,7 @@ static enum exit_kind kind_of(struct vcpu *v, struct exit *e, uint32_t reason)
 
 void vmx_translate(struct vcpu *v, struct exit *e, uint32_t reason)
 {
-    e->rip = v->rip;
-    e->insn_len = e->nbytes = 0;
+    e->insn_len = 0;
     e->next_rip = 0;
     e->kind = kind_of(v, e, reason);
 }

@@ -365,8 +365,6 @@ static inline void prepare(struct vcpu *v, struct vmx_vcpu *x)
 {
     if (unlikely(x->todo))
         catch_up(v, x);
-    if (unlikely(x->xcr0_loaded != v->xcr0))
-        load_xcr0(x, v->xcr0);
     if (unlikely(x->event | x->offer.valid | x->nmi_window | x->entry_event | x->armed))
         choose_event(v, x);
     if (x->rip != v->rip)
@@ -398,6 +396,7 @@ static void cut_short(struct vcpu *v, struct vmx_vcpu *x, uint32_t info)
             .type = (enum event_type)type, .vector = (uint8_t)(info & VEC_VECTOR), .valid = true, .has_error = info & VEC_ERROR,
             .error = info & VEC_ERROR ? (uint32_t)vmread(VMCS_IDT_ERROR) : 0,
         };
+    atomic_or(&v->requests, REQ_EVENT);
 }
 
 static inline void take_stock(struct vcpu *v, struct vmx_vcpu *x)
@@ -425,30 +424,21 @@ static void host_nmi(void)
         __asm__ volatile("int $2" ::: "memory");
 }
 
-static void vmx_run(struct vcpu *v, struct exit *e)
+static void vmx_run(struct vcpu *v)
 {
     struct vmx_vcpu *x = vmx_of(v);
     prepare(v, x);
-    irq_disable();
-    if (unlikely(!vcpu_may_enter(v))) {
-        irq_enable();
-        e->kind = EXIT_INTERNAL;
-        e->rip = v->rip;
-        return;
-    }
     ASSERT(x->cpu == cpu_index());
     bool refused = vmx_enter(v->gpr, x->launched, &x->host_rsp);
-    vcpu_left_guest(v);
     uint32_t reason = refused ? (uint32_t)VMX_REFUSED | (uint32_t)vmread(VMCS_INSN_ERROR) : (uint32_t)vmread(VMCS_EXIT_REASON);
     if (reason == VMX_EXIT_EXCEPTION)
         host_nmi();
-    irq_enable();
     x->last.reason = reason;
     if (likely(!(reason & (VMX_REASON_ENTRY_FAILED | VMX_REFUSED)))) {
         x->launched = true;
         take_stock(v, x);
     }
-    vmx_translate(v, e, reason);
+    vmx_translate(v, &v->exit, reason);
 }
 
 /* ---- Events ---- */

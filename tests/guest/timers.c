@@ -213,7 +213,8 @@ static void hpet_interrupts(void)
         mmio_write(HPET + 0x108, mmio_read(HPET + 0xf0) + 50 * one_ms);   /* the first must not be past already */
         mmio_write(HPET + 0x108, one_ms);
         bool came = wait_for(&irq_count[VEC_HPET], 21, 5000);
-        report("hpet-periodic", came, "%u", irq_count[VEC_HPET]);
+        report("hpet-periodic", came, "%u; config %x comparator %u counter %u, 1 ms %u", irq_count[VEC_HPET], mmio_read(HPET + 0x100), mmio_read(HPET + 0x108),
+               mmio_read(HPET + 0xf0), one_ms);
     }
     mmio_write(HPET + 0x100, 0);
     ioapic_write(0x10 + 2 * pin, 0x10000);

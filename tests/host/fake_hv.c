@@ -163,21 +163,20 @@ static void fake_load(struct vcpu *v, bool migrated)
 
 static void fake_put(struct vcpu *v) { fake_cpu(v)->puts++; }
 
-static void fake_run(struct vcpu *v, struct exit *e)
+static void fake_run(struct vcpu *v)
 {
     struct fake_cpu *f = fake_cpu(v);
+    struct exit *e = &v->exit;
     memset(e, 0, sizeof *e);
     e->kind = EXIT_INTERNAL;
-    if (!vcpu_may_enter(v))
-        return;
     atomic_add(&f->entries, 1);
     if (f->flush_next)
         tlb_forget(f);
-    e->rip = v->rip;
     if (fake_vm(v->vm)->script)
         fake_vm(v->vm)->script(v, f, e, fake_vm(v->vm)->arg);
     f->injected.valid = false;
-    vcpu_left_guest(v);
+    if (v->reinject.valid)
+        atomic_or(&v->requests, REQ_EVENT);
 }
 
 static void fake_get(struct vcpu *v, struct cpu_state *st, unsigned groups) { *st = fake_cpu(v)->st; }

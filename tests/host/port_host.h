@@ -13,6 +13,7 @@ void host_clock_manual(bool manual);
 void host_clock_advance(uint64_t ns);
 /* Time goes on in the middle of a callback, as on a busy host; what falls due runs with the next advance.  Any context. */
 void host_clock_slip(uint64_t ns);
+void host_clock_drift(uint64_t ns);         /* every reading moves the manual clock on by so much: a CPU that is held up between two; 0: stands still */
 /* Deadline of the earliest armed timer; UINT64_MAX: none. */
 uint64_t host_clock_next(void);
 /* clock_utc_ns() at clock_ns() == 0.  Default: real; in manual mode 2026-01-01. */

@@ -37,6 +37,8 @@ unsigned port_cpu(void) { return cpu; }
 unsigned port_ncpus(void) { return atomic_load_relaxed(&ncpus); }
 void host_set_cpu(unsigned n) { cpu = n; }
 void host_set_ncpus(unsigned n) { atomic_store_relaxed(&ncpus, n); }
+void port_irq_disable(void) { host_atomic_enter(); }
+void port_irq_enable(void) { host_atomic_leave(); }
 void preempt_disable(void) { host_atomic_enter(); }
 void preempt_enable(void) { host_atomic_leave(); }
 

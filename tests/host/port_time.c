@@ -17,7 +17,7 @@ static struct pheap queue;
 static struct timer *running;
 static pthread_t runner;
 static bool manual;
-static uint64_t manual_now, utc_base;
+static uint64_t manual_now, utc_base, drift;
 
 /* ---- Clock ---- */
 
@@ -28,7 +28,8 @@ static uint64_t real_ns(clockid_t id)
     return ts.tv_sec * 1000000000ull + ts.tv_nsec;
 }
 
-uint64_t clock_ns(void) { return atomic_load(&manual) ? atomic_load(&manual_now) : real_ns(CLOCK_MONOTONIC); }
+uint64_t clock_ns(void) { return atomic_load(&manual) ? atomic_add(&manual_now, atomic_load(&drift)) : real_ns(CLOCK_MONOTONIC); }
+void host_clock_drift(uint64_t ns) { atomic_store(&drift, ns); }
 
 uint64_t clock_utc_ns(void)
 {

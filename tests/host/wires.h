@@ -38,6 +38,7 @@ static inline void messages_send(void *arg, const struct apic_msg *m)
 /* A vCPU's side of struct vcpu_wires; its TSC runs at 2 GHz with VM time. */
 struct fake_vcpu { unsigned irqs, nmis, smis, inits, sipis; uint8_t sipi_vector; struct vmclock *clock; };
 static inline void fake_irq(void *v) { atomic_add(&((struct fake_vcpu *)v)->irqs, 1u); }
+static inline void fake_tpr(void *v) {}
 static inline void fake_nmi(void *v) { ((struct fake_vcpu *)v)->nmis++; }
 static inline void fake_smi(void *v) { ((struct fake_vcpu *)v)->smis++; }
 static inline void fake_init(void *v) { ((struct fake_vcpu *)v)->inits++; }
@@ -50,7 +51,7 @@ static inline uint64_t fake_tsc(void *v) { return 2 * vmclock_now(((struct fake_
 static inline uint64_t fake_tsc_to_ns(void *v, uint64_t tsc) { return tsc / 2 + (tsc & 1); }
 static inline struct vcpu_wires fake_vcpu_wires(struct fake_vcpu *v)
 {
-    return (struct vcpu_wires){ v, fake_irq, fake_nmi, fake_smi, fake_init, fake_sipi, fake_tsc, fake_tsc_to_ns };
+    return (struct vcpu_wires){ v, fake_irq, fake_tpr, fake_nmi, fake_smi, fake_init, fake_sipi, fake_tsc, fake_tsc_to_ns };
 }
 
 /* Register accesses as the bus makes them. */

@@ -151,6 +151,23 @@ static void periodic(void **state)
     assert_in_range(gsi.rises, 5, 60);
 }
 
+/* A host so busy that the next match is past before it is armed. */
+static void periodic_held_up(void **state)
+{
+    wr(HPET_CONFIG, HPET_CFG_ENABLE);
+    wr(HPET_TIMER(0), HPET_TN_ENABLE | HPET_TN_PERIODIC | HPET_TN_VAL_SET | 22 << HPET_TN_ROUTE_SHIFT);
+    wr(HPET_TIMER_CMP(0), 5000), wr(HPET_TIMER_CMP(0), 1000);
+    for (unsigned held = 0; held < 30000; held += 3333) {
+        ticks(5000);
+        host_clock_drift(held);
+        ticks(1000);
+        host_clock_drift(0);
+        unsigned rises = gsi.rises;
+        ticks(5000);
+        assert_in_range(gsi.rises - rises, 4, 6);
+    }
+}
+
 static void timer_in_32_bits(void **state)
 {
     wr(HPET_COUNTER, 0xfffffff0);
@@ -225,7 +242,7 @@ static void thousand(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(capabilities_and_counter), T(one_shot_edge), T(level), T(periodic), T(late), T(timer_in_32_bits), T(legacy_replacement), T(snapshot), T(thousand),
+        T(capabilities_and_counter), T(one_shot_edge), T(level), T(periodic), T(late), T(periodic_held_up), T(timer_in_32_bits), T(legacy_replacement), T(snapshot), T(thousand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -70,7 +70,7 @@ static void out(struct exit *e, struct vcpu *v, uint16_t port, uint8_t size, uin
 {
     e->kind = EXIT_PIO;
     e->next_rip = v->rip + 1;
-    e->u.pio.port = port, e->u.pio.size = size, e->u.pio.in = false;
+    e->u.pio.port = port, e->u.pio.what = (uint16_t)(size << PIO_SIZE_SHIFT);
     v->gpr[RAX] = val;
 }
 

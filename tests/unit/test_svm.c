@@ -56,7 +56,7 @@ static bool enter(struct model *m, int c, int i)
 {
     struct svm_vcpu *s = &m->vcpu[i];
     if (m->last_cpu[i] != c)
-        s->clean = 0, s->asid_gen = 0;
+        s->vmcb->clean = 0, s->asid_gen = 0;
     m->last_cpu[i] = c;
     if (s->asid_gen != m->cpu[c].asid_gen)
         svm_new_asid(&m->cpu[c], s);
@@ -70,7 +70,7 @@ static bool enter(struct model *m, int c, int i)
         m->tlb[c][asid].vcpu = -1;
     }
     s->vmcb->tlb_control = TLB_FLUSH_NONE;
-    s->clean = CLEAN_ALL;
+    s->vmcb->clean = CLEAN_ALL;
     const struct cached *t = &m->tlb[c][asid];
     bool good = t->vcpu < 0 || (t->vcpu == i && t->epoch == m->epoch[i]);
     m->tlb[c][asid] = (struct cached){ i, m->epoch[i] };

@@ -55,17 +55,17 @@ static void pio_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void 
     struct steps *s = arg;
     e->kind = EXIT_PIO;
     e->next_rip = v->rip + 1;
-    e->u.pio.port = 0x70, e->u.pio.size = 2;
+    e->u.pio.port = 0x70, e->u.pio.what = 2 << PIO_SIZE_SHIFT;
     switch (s->at++) {
     case 0:
         v->gpr[RAX] = 0x1122334455667788;
         break;
     case 1:
-        e->u.pio.in = true;
+        e->u.pio.what |= PIO_IN;
         break;
     case 2:
         s->seen[0] = v->gpr[RAX];
-        e->u.pio.in = true, e->u.pio.size = 4;
+        e->u.pio.what = PIO_IN | 4 << PIO_SIZE_SHIFT;
         break;
     case 3:
         s->seen[1] = v->gpr[RAX], s->seen[2] = v->rip;

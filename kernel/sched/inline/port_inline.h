@@ -9,6 +9,8 @@
 void spin_lock_wait(struct spinlock *);         /* kernel/sched/lock.c */
 void sched_preempt_point(void);
 
+PORT_INLINE void port_irq_disable(void) { __asm__ volatile("cli" ::: "memory"); }
+PORT_INLINE void port_irq_enable(void) { __asm__ volatile("sti" ::: "memory"); }
 PORT_INLINE void preempt_disable(void) { __asm__ volatile("addl $1, %%gs:8" ::: "memory", "cc"); }
 
 PORT_INLINE void preempt_enable(void)

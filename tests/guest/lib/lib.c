@@ -205,12 +205,11 @@ uint64_t mul_div(uint64_t v, uint32_t mul, uint64_t div)
 
 /* PIT channel 2, gate and output at port 61h: 1193182 Hz, 11932 ticks = 10 ms.  Read so that being held up can only lengthen it: the shortest of five
  * counts, and of more until the two shortest agree, as on a busy host none of five may be right. */
-uint64_t tsc_hz(void)
+static uint64_t tsc_by_pit(void)
 {
-    static uint64_t hz;
     uint64_t shortest = ~0ull, second = ~0ull;
 
-    for (unsigned n = 0; !hz && n < 60 && (n < 5 || second - shortest > shortest / 200); n++) {
+    for (unsigned n = 0; n < 60 && (n < 5 || second - shortest > shortest / 200); n++) {
         outb(0x61, (inb(0x61) & ~2) | 1);
         outb(0x43, 0xb0);
         outb(0x42, 11932 & 0xff);
@@ -228,7 +227,29 @@ uint64_t tsc_hz(void)
             second = ticks;
         }
     }
-    return hz ? hz : (hz = shortest * 100);
+    return shortest * 100;
+}
+
+/* The hypervisor's word where there is one (leaf 40000010h): no busy host disturbs it. */
+static uint64_t tsc_told(void)
+{
+    uint32_t r[4];
+    cpuid(1, 0, r);
+    if (!(r[2] >> 31))
+        return 0;
+    cpuid(0x40000000, 0, r);
+    if (r[0] < 0x40000010)
+        return 0;
+    cpuid(0x40000010, 0, r);
+    return r[0] * 1000ull;
+}
+
+uint64_t tsc_hz(void)
+{
+    static uint64_t hz;
+    if (!hz)
+        hz = tsc_told();
+    return hz ? hz : (hz = tsc_by_pit());
 }
 
 static uint64_t us_to_tsc(uint64_t us) { return mul_div(tsc_hz(), us, 1000000); }
