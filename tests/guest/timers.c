@@ -104,8 +104,10 @@ static void pit_interrupts(void)
     EQUAL("pit-ioapic-masked", irq_count[VEC_IOPIT], before);
     /* One shot: mode 0. */
     ioapic_route(2, VEC_IOPIT, apic_id());
-    outb(0x43, 0x30), outb(0x40, 1193 & 0xff), outb(0x40, 1193 >> 8);
+    outb(0x43, 0x30);
     irq_count[VEC_IOPIT] = 0;
+    outb(0x40, 1193 & 0xff), outb(0x40, 1193 >> 8);
+    wait_for(&irq_count[VEC_IOPIT], 1, 5000);
     delay_us(20000);
     EQUAL("pit-mode-0-once", irq_count[VEC_IOPIT], 1);
     ioapic_write(0x14, 0x10000);

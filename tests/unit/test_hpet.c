@@ -154,17 +154,19 @@ static void periodic(void **state)
 /* A host so busy that the next match is past before it is armed. */
 static void periodic_held_up(void **state)
 {
+    enum { PERIOD = 100000 };
     wr(HPET_CONFIG, HPET_CFG_ENABLE);
     wr(HPET_TIMER(0), HPET_TN_ENABLE | HPET_TN_PERIODIC | HPET_TN_VAL_SET | 22 << HPET_TN_ROUTE_SHIFT);
-    wr(HPET_TIMER_CMP(0), 5000), wr(HPET_TIMER_CMP(0), 1000);
-    for (unsigned held = 0; held < 30000; held += 3333) {
-        ticks(5000);
-        host_clock_drift(held);
-        ticks(1000);
+    wr(HPET_TIMER_CMP(0), 5 * PERIOD), wr(HPET_TIMER_CMP(0), PERIOD);
+    for (unsigned held = 0; held < 3 * PERIOD; held += PERIOD / 3) {
+        ticks(5 * PERIOD);
+        host_clock_drift(held * HPET_TICK_NS);
+        ticks(PERIOD);
         host_clock_drift(0);
+        ticks(5 * PERIOD);
         unsigned rises = gsi.rises;
-        ticks(5000);
-        assert_in_range(gsi.rises - rises, 4, 6);
+        ticks(5 * PERIOD);
+        assert_int_equal(gsi.rises - rises, 5);
     }
 }
 
