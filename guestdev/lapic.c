@@ -391,9 +391,9 @@ static inline __attribute__((always_inline)) int access(struct lapic *l, uint32_
     return 0;
 }
 
-/* Accesses other than aligned 32-bit ones are undefined in the SDM: reads give the bytes, writes are dropped. */
 static int lapic_mmio(void *apic, uint32_t off, bool write, uint32_t *val) { return access(apic, off, write, val); }
 
+/* Accesses other than aligned 32-bit ones are undefined in the SDM: reads give the bytes, writes are dropped. */
 int lapic_io(void *lapic, struct io *io)
 {
     unsigned shift = (io->off & 3) * 8;

@@ -156,6 +156,8 @@ static void write_cr8_exit(struct vcpu *v, struct exit *e, uint64_t val)
     }
     if (v->has_irqchip)
         v->irqchip.page[APIC_TPR] = (uint8_t)(val << 4);
+    if (hv->tpr_written)
+        hv->tpr_written(v);
     atomic_or(&v->requests, REQ_EVENT);
     skip(v, e);
 }
