@@ -233,6 +233,7 @@ void sched_cancel_block(void) {}
 /* A wake-up may be left over from before: callers check their condition in a loop, as the contract has it. */
 void sched_block(void) { event_wait(&self->wake); }
 bool sched_need_resched(void) { return false; }
+void sched_preempt_point(void) {}
 void thread_yield_hint(void) { sched_yield(); }
 int thread_set_share(struct thread *t, unsigned weight, unsigned cap) { return 0; }
 uint64_t thread_steal_ns(const struct thread *t) { return 0; }

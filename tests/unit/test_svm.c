@@ -126,9 +126,9 @@ static void more_vcpus_than_asids_on_one_cpu(void **state)
 static void new_number_is_not_clean(void **state)
 {
     struct model *m = make_model();
-    m->vcpu[0].clean = CLEAN_ALL;
+    m->vcpu[0].vmcb->clean = CLEAN_ALL;
     svm_new_asid(&m->cpu[0], &m->vcpu[0]);
-    assert_false(m->vcpu[0].clean & CLEAN_ASID);
+    assert_false(m->vcpu[0].vmcb->clean & CLEAN_ASID);
     free_model(m);
 }
 
