@@ -29,7 +29,7 @@ void finding(struct check *c, unsigned what, const char *fmt, ...)
 static bool count(struct check *c, uint64_t start, uint64_t len, const char *what)
 {
     bool first = true, in_tables = false;
-    if (!start || start >= c->fs->space.blocks || len > c->fs->space.blocks - start) {
+    if (!start || start >= fs_blocks(c->fs) || len > fs_blocks(c->fs) - start) {
         finding(c, BAD_FILE, "%s at block %llu reaches beyond the pool", what, ull(start));
         return false;
     }
@@ -71,7 +71,7 @@ void check_data_blocks(struct check *c, uint64_t ino, uint64_t lblk, const struc
 bool check_extent_place(struct fs *fs, const struct ext_rec *e)
 {
     uint64_t in = e->pblk % FS_GROUP;
-    return e->pblk < fs->space.blocks && e->len <= fs->space.blocks - e->pblk && in >= FS_HEADER && in + e->len <= FS_GROUP;
+    return e->pblk < fs_blocks(fs) && e->len <= fs_blocks(fs) - e->pblk && in >= FS_HEADER && in + e->len <= FS_GROUP;
 }
 
 struct ext_walk { struct check *c; uint64_t ino, end, mapped; bool repeat; };
@@ -328,7 +328,7 @@ static void check_links(struct check *c)
 
 static uint16_t should_be(struct check *c, uint64_t b)
 {
-    if (b >= c->fs->space.blocks)
+    if (b >= fs_blocks(c->fs))
         return FS_REF_NONE;
     if (b % FS_GROUP < FS_HEADER)
         return 1;
@@ -380,7 +380,7 @@ static void compare_space(struct check *c)
             for (unsigned k = 0; k < FS_FAN && i + k < c->nchunks; k++)
                 used |= c->count[i + k] != NULL;
             if (!used) {                /* never touched: 2 GiB at a step */
-                uint64_t end = MIN((i + FS_FAN) * FS_CHUNK, c->fs->space.blocks);
+                uint64_t end = MIN((i + FS_FAN) * FS_CHUNK, fs_blocks(c->fs));
                 free += end - i * FS_CHUNK - FS_HEADER;
                 i += FS_FAN - 1;
                 continue;
@@ -412,7 +412,7 @@ static void check_free(struct check *c)
 
 static int check_once(struct fs *fs, unsigned flags, struct fs_report *rep, bool repair)
 {
-    struct check c = { .fs = fs, .rep = rep, .flags = flags, .nchunks = (fs->space.blocks + FS_CHUNK - 1) / FS_CHUNK };
+    struct check c = { .fs = fs, .rep = rep, .flags = flags, .nchunks = (fs_blocks(fs) + FS_CHUNK - 1) / FS_CHUNK };
     c.count = kzalloc(c.nchunks * sizeof *c.count);
     c.buf = kmalloc_aligned(FS_BLOCK, 4096);
     if (!c.count || !c.buf)

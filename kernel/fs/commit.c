@@ -215,7 +215,7 @@ static int close_generation(struct fs *fs, struct pagelist *pl)
     list_for_each(n, &fs->committing, link)
         node_seal(fs, n);
     fs->super.gen = fs->gen;
-    fs->super.blocks = fs->space.blocks;
+    fs->super.blocks = fs_blocks(fs);
     fs->super.free = fs->space.free;
     fs->super.next_ino = fs->next_ino, fs->super.ninodes = fs->ninodes;
     fs->super.root = fs->tree.root;

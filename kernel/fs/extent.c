@@ -28,7 +28,7 @@ int ext_lookup(struct fs_file *f, uint64_t lblk, uint64_t limit, struct extent *
         return err;
     if (!err && lblk - k.a < b.rec.len) {
         to_extent(&b, k.a, lblk, limit, e);
-        return b.rec.pblk + b.rec.len <= f->fs->space.blocks ? 0 : -EILSEQ;
+        return b.rec.pblk + b.rec.len <= fs_blocks(f->fs) ? 0 : -EILSEQ;
     }
     k = ext_key(lblk), len = sizeof b;
     err = bt_ge(&f->ext, &k, &b, &len);

@@ -272,4 +272,6 @@ int threads_start(struct fs *);
 void threads_stop(struct fs *);
 extern const struct mapped_ops file_mapped_ops;
 
+/* Grows while others look. */
+static inline uint64_t fs_blocks(const struct fs *fs) { return atomic_load_relaxed(&fs->space.blocks); }
 static inline uint64_t blocks_of(uint64_t bytes) { return (bytes + FS_BLOCK - 1) >> FS_BLOCK_SHIFT; }

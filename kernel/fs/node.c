@@ -78,7 +78,7 @@ static int check(struct fs *fs, struct fs_ptr ptr, uint8_t kind, const uint8_t *
 
 int node_read(struct fs *fs, struct fs_ptr ptr, uint8_t kind, uint8_t *buf)
 {
-    if (!ptr.blk || ptr.blk >= fs->space.blocks)
+    if (!ptr.blk || ptr.blk >= fs_blocks(fs))
         return -EILSEQ;
     int err = blk_read(fs->dev, ptr.blk << FS_BLOCK_SHIFT, buf, FS_BLOCK);
     return err ? err : check(fs, ptr, kind, buf);

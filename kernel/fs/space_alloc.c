@@ -239,7 +239,7 @@ static int trim_chunk(struct fs *fs, uint64_t index, uint64_t *trimmed)
 
 int fs_trim(struct fs *fs, uint64_t *trimmed)
 {
-    uint64_t sum = 0, n = (fs->space.blocks + FS_CHUNK - 1) / FS_CHUNK;
+    uint64_t sum = 0, n = (fs_blocks(fs) + FS_CHUNK - 1) / FS_CHUNK;
     int err = fs_writable(fs);
     if (!err && !fs->dev->limits.discard)
         err = -ENOTSUP;

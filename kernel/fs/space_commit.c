@@ -10,9 +10,11 @@
 unsigned space_dirty_pages(struct fs *fs)
 {
     struct space *s = &fs->space;
+    mutex_lock(&s->lock);               /* a trim may be loading */
     unsigned n = s->ndirty + 1;
     for (uint64_t g = 0; g < s->ngroups; g++)
         n += s->group[g] && s->group[g]->dirty ? 2 : 0;
+    mutex_unlock(&s->lock);
     return n;
 }
 

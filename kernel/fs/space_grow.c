@@ -6,22 +6,35 @@
 
 /* ---- Growth ---- */
 
+/* A disk may say that blocks are in use which are not there yet. */
+static int check_absent(struct space *s, uint64_t index, uint64_t old)
+{
+    struct group *gr = s->group[index / FS_FAN];
+    struct chunk *c = gr->chunk[index % FS_FAN];
+    int err = 0;
+    if (!c && gr->ent[index % FS_FAN].state == SPACE_DEFAULT)
+        return 0;
+    if (!c)
+        err = space_chunk_load(s, index, &c);
+    for (unsigned i = 0; !err && i < FS_CHUNK; i++)
+        if (index * FS_CHUNK + i >= old && c->ref[i] != FS_REF_NONE)
+            err = -EILSEQ;
+    return err;
+}
+
 /* The counts of the blocks that appear between the old and the new end. */
-static int grow_chunk(struct space *s, uint64_t index, uint64_t old, uint64_t end)
+static void grow_chunk(struct space *s, uint64_t index, uint64_t old, uint64_t end)
 {
     struct group *gr = s->group[index / FS_FAN];
     struct space_ent *e = &gr->ent[index % FS_FAN];
+    struct chunk *c = gr->chunk[index % FS_FAN];
     uint32_t had = e->free;
-    if (e->state == SPACE_DEFAULT && !gr->chunk[index % FS_FAN]) {
-        s->blocks = end;
-        e->free = space_default_free(s, index);
-        s->blocks = old;
+    if (!c) {
+        e->free = space_default_free(end, index);
     } else {
-        struct chunk *c = gr->chunk[index % FS_FAN];
         for (unsigned i = 0; i < FS_CHUNK; i++) {
             uint64_t blk = index * FS_CHUNK + i;
             if (blk >= old && blk < end) {
-                ASSERT(c->ref[i] == FS_REF_NONE);
                 c->ref[i] = 0;
                 e->free++;
             }
@@ -30,13 +43,14 @@ static int grow_chunk(struct space *s, uint64_t index, uint64_t old, uint64_t en
     }
     gr->free += e->free - had, s->free += e->free - had;
     gr->dirty = true;
-    return 0;
 }
+
+/* The end of what grows in the group that has the old end. */
+static uint64_t group_part(uint64_t old, uint64_t end) { return MIN(end, ALIGN_UP(old, (uint64_t)FS_GROUP)); }
 
 static int grow_prepare(struct space *s, uint64_t old, uint64_t end, struct group ***grown)
 {
     uint64_t ngroups = (end + FS_GROUP - 1) / FS_GROUP;
-    struct chunk *c;
     struct group *gr;
     int err = 0;
     *grown = kzalloc(ngroups * sizeof **grown);
@@ -46,8 +60,8 @@ static int grow_prepare(struct space *s, uint64_t old, uint64_t end, struct grou
         err = space_l2_need(s, j);
     if (!err)
         err = space_group_load(s, (old - 1) / FS_GROUP, &gr);
-    if (!err && old % FS_CHUNK)
-        err = space_chunk_load(s, old / FS_CHUNK, &c);
+    for (uint64_t c = old / FS_CHUNK; !err && c * FS_CHUNK < group_part(old, end); c++)
+        err = check_absent(s, c, old);
     if (err)
         kfree(*grown);
     return err;
@@ -61,10 +75,9 @@ int space_set_end(struct fs *fs, uint64_t end)
     mutex_lock(&s->lock);
     int err = grow_prepare(s, old, end, &grown);
     if (!err) {
-        uint64_t last = MIN(end, ALIGN_UP(old, (uint64_t)FS_GROUP));
-        for (uint64_t c = old / FS_CHUNK; c * FS_CHUNK < last; c++)
+        for (uint64_t c = old / FS_CHUNK; c * FS_CHUNK < group_part(old, end); c++)
             grow_chunk(s, c, old, end);
-        s->blocks = end;
+        atomic_store_relaxed(&s->blocks, end);
         for (uint64_t g = (old + FS_GROUP - 1) / FS_GROUP; g * FS_GROUP < end; g++)
             s->free += space_default_group_free(s, g);
         memcpy(grown, s->group, s->ngroups * sizeof *grown);

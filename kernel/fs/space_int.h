@@ -25,8 +25,8 @@ static inline void bit_clear(uint64_t *map, unsigned i) { map[i / 64] &= ~BIT(i 
 static inline unsigned piece(uint64_t start, uint64_t len) { return MIN(FS_CHUNK - start % FS_CHUNK, len); }
 
 /* ---- space_table.c ---- */
-uint32_t space_default_free(struct space *, uint64_t chunk);           /* free blocks of a chunk, or a group, never written */
-uint64_t space_default_group_free(struct space *, uint64_t group);
+uint32_t space_default_free(uint64_t blocks, uint64_t chunk);          /* free blocks of a chunk never written, in a pool of that size */
+uint64_t space_default_group_free(struct space *, uint64_t group);     /* the same of a group */
 struct space_ent *space_group_ent(struct space *, uint64_t group);     /* NULL: default */
 int space_group_load(struct space *, uint64_t group, struct group **);
 int space_chunk_load(struct space *, uint64_t index, struct chunk **);

@@ -14,9 +14,9 @@ static uint16_t default_ref(struct space *s, uint64_t blk)
     return blk >= s->blocks ? FS_REF_NONE : blk % FS_GROUP < FS_HEADER;
 }
 
-uint32_t space_default_free(struct space *s, uint64_t c)
+uint32_t space_default_free(uint64_t blocks, uint64_t c)
 {
-    uint64_t start = c * FS_CHUNK, end = MIN(start + FS_CHUNK, s->blocks);
+    uint64_t start = c * FS_CHUNK, end = MIN(start + FS_CHUNK, blocks);
     if (c % FS_FAN == 0)
         start += FS_HEADER;
     return end > start ? end - start : 0;
@@ -75,7 +75,7 @@ static int group_fill(struct space *s, uint64_t g, struct group *gr)
         if (!ent_sane(l0, FS_CHUNK, true) && !forgive(s, -EILSEQ, l0, sizeof *l0, &gr->dirty))
             return -EILSEQ;
         if (l0->state == SPACE_DEFAULT)
-            l0->free = space_default_free(s, g * FS_FAN + i);
+            l0->free = space_default_free(s->blocks, g * FS_FAN + i);
         else if (l0->state == SPACE_UNIFORM)
             l0->free = l0->value ? 0 : FS_CHUNK;
         gr->free += l0->free;

@@ -223,12 +223,15 @@ int fs_unmount(struct fs *fs)
 
 void fs_usage(struct fs *fs, struct fs_usage *u)
 {
+    mutex_lock(&fs->tree_lock);
+    uint64_t files = fs->ninodes;
+    mutex_unlock(&fs->tree_lock);
     mutex_lock(&fs->space.lock);
     uint64_t headers = fs->space.ngroups * FS_HEADER;
     uint64_t keep = MIN(fs->space.keep, fs->space.free);
     *u = (struct fs_usage){
-        .size = fs->space.blocks << FS_BLOCK_SHIFT, .free = space_available(fs) << FS_BLOCK_SHIFT,
-        .overhead = (headers + keep) << FS_BLOCK_SHIFT, .files = fs->ninodes, .gen = fs->committed, .failed = fs->failed,
+        .size = fs_blocks(fs) << FS_BLOCK_SHIFT, .free = space_available(fs) << FS_BLOCK_SHIFT,
+        .overhead = (headers + keep) << FS_BLOCK_SHIFT, .files = files, .gen = atomic_load(&fs->committed), .failed = atomic_load(&fs->failed),
     };
     mutex_unlock(&fs->space.lock);
     u->used = u->size - u->free - u->overhead;
@@ -239,12 +242,12 @@ int fs_grow(struct fs *fs, uint64_t size)
 {
     uint64_t blocks = whole_pool(size ? MIN(size, fs->dev->size) : fs->dev->size);
     int err = fs_writable(fs);
-    if (err || blocks == fs->space.blocks)
+    if (err || blocks == fs_blocks(fs))
         return err;
-    if (blocks < fs->space.blocks || (size && size > fs->dev->size))
+    if (blocks < fs_blocks(fs) || (size && size > fs->dev->size))
         return -EINVAL;
     /* The mirror superblocks appear with the second group: no old pool's may be found there. */
-    if (fs->space.blocks < FS_GROUP + FS_HEADER && blocks >= FS_GROUP + FS_HEADER)
+    if (fs_blocks(fs) < FS_GROUP + FS_HEADER && blocks >= FS_GROUP + FS_HEADER)
         err = blk_write_zeroes(fs->dev, (uint64_t)(FS_GROUP + FS_SUPER) << FS_BLOCK_SHIFT, 2 * FS_BLOCK, 0);
     if (!err) {
         mutex_lock(&fs->commit_lock);

@@ -106,7 +106,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
     struct fs_report r = { .say = NULL };
     if (!good)
         build();
-    struct mem_blk *m = mem_blk_create(SIZE, 0, MEM_INLINE, 1);
+    struct mem_blk *m = mem_blk_create(SIZE, SIZE + (9u << 20), MEM_INLINE, 1);
     memcpy(m->data, good, SIZE);
     for (size_t i = 1; i + 8 <= len && i < 200; i += 8)
         patch(m->data, data + i);
@@ -116,6 +116,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
             panic("the repair leaves %llu errors", (unsigned long long)r.left);
         walk(fs, "", 0);
         change(fs);
+        if (data[0] & 8 && !blk_resize(&m->blk, SIZE + (9u << 20)))
+            fs_grow(fs, 0);
+        fs_trim(fs, NULL);
         fs_scrub(fs, &r);
         fs_unmount(fs);
     }

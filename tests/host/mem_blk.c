@@ -137,7 +137,7 @@ static int mem_resize(struct blk *b, uint64_t size)
         return -ENOSPC;
     if (size < b->size)
         memset(m->data + size, 0, b->size - size);
-    b->size = size;
+    atomic_store_relaxed(&b->size, size);       /* requests may be in flight */
     return 0;
 }
 

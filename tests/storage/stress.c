@@ -1,6 +1,6 @@
 /*
- * stress SECONDS [SEED]: several threads use files and a qcow2 image in one pool at once, as disks and by name, on a disk that ends
- * requests late and out of order.  Each checks what it reads; the pool must check clean in the end.  Made for the thread sanitizer.
+ * stress SECONDS [SEED]: several threads use files and a qcow2 image in one pool at once, as disks, by calls and by name, while it is trimmed
+ * and grows, on a disk that ends requests late and out of order.  Each checks what it reads; the pool must check clean in the end.  Made for the thread sanitizer.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -123,6 +123,62 @@ static void use_names(void *arg)
     }
 }
 
+/* ---- Files by calls: a writer and a reader of one file, others of others ---- */
+
+struct shared { char name[16]; uint64_t seed; struct fs_file *f; };
+
+/* Each 4 KiB holds one byte value, or zeroes: a reader must never see two. */
+static void write_file(void *arg)
+{
+    struct shared *w = arg;
+    static _Thread_local uint8_t buf[32768];
+    while (clock_ns() < deadline) {
+        uint64_t at = mem_rand(&w->seed) % 256 * 4096, len = (1 + mem_rand(&w->seed) % 8) * 4096;
+        for (uint64_t i = 0; i < len; i += 4096)
+            memset(buf + i, mem_rand(&w->seed), 4096);
+        switch (mem_rand(&w->seed) % 8) {
+        default: CHECK(fs_write(w->f, at, buf, len) == 0); break;
+        case 5:  CHECK(fs_punch(w->f, at, len) == 0); break;
+        case 6:  CHECK(fs_allocate(w->f, at, len) == 0); break;
+        case 7:  CHECK(fs_truncate(w->f, at) == 0); break;
+        }
+        atomic_add(&ops, 1ul);
+    }
+}
+
+static void read_file(void *arg)
+{
+    struct shared *w = arg;
+    uint64_t seed = (uintptr_t)w;
+    uint8_t buf[8192];
+    while (clock_ns() < deadline) {
+        int64_t n = fs_read(w->f, mem_rand(&seed) % 256 * 4096, buf, sizeof buf);
+        CHECK(n >= 0 && n % 4096 == 0);
+        for (int64_t i = 0; i < n; i += 4096)
+            CHECK(!memcmp(buf + i, buf + i + 1, 4095));
+        fs_seek_data(w->f, 0);
+        atomic_add(&ops, 1ul);
+    }
+}
+
+/* ---- Care beside use ---- */
+
+static void take_care(void *arg)
+{
+    struct mem_blk *m = arg;
+    while (clock_ns() < deadline) {
+        struct fs_usage u;
+        CHECK(fs_trim(fs, NULL) == 0);
+        fs_usage(fs, &u);
+        CHECK(u.used + u.free + u.overhead == u.size && !u.failed);
+        if (m->blk.size < 400ull * MB) {
+            CHECK(blk_resize(&m->blk, m->blk.size + MB) == 0);
+            CHECK(fs_grow(fs, 0) == 0);
+        }
+        thread_sleep_until(clock_ns() + 20000000);
+    }
+}
+
 static void say(void *arg, const char *msg) { printf("fsck: %s\n", msg); }
 
 static struct blk *make_disk(const char *name, bool qcow2)
@@ -145,10 +201,12 @@ int main(int argc, char **argv)
 {
     double seconds = argc > 1 ? atof(argv[1]) : 5;
     uint64_t seed = argc > 2 ? strtoull(argv[2], NULL, 0) : 1, name_seed[2] = { seed + 100, seed + 200 };
-    struct mem_blk *m = mem_blk_create(256 * MB, 0, MEM_THREADED, seed);
+    struct mem_blk *m = mem_blk_create(256 * MB, 400ull * MB, MEM_THREADED, seed);
+    struct shared w[2];
     struct fs_mkfs_opts o = { .flags = 0 };
     struct user u[DISKS + 1];
-    struct thread *t[DISKS + 3];
+    struct thread *t[DISKS + 8];
+    int n = 0;
     CHECK(fs_mkfs(&m->blk, &o) == 0 && fs_mount(&m->blk, FS_DISCARD, &fs) == 0);
     for (int i = 0; i <= DISKS; i++) {
         char name[16];
@@ -158,11 +216,20 @@ int main(int argc, char **argv)
     }
     deadline = clock_ns() + (uint64_t)(seconds * 1e9);
     for (int i = 0; i <= DISKS; i++)
-        t[i] = thread_start("disk", use_disk, &u[i]);
+        t[n++] = thread_start("disk", use_disk, &u[i]);
     for (int i = 0; i < 2; i++)
-        t[DISKS + 1 + i] = thread_start("names", use_names, &name_seed[i]);
-    for (int i = 0; i < DISKS + 3; i++)
-        thread_join(t[i]);
+        t[n++] = thread_start("names", use_names, &name_seed[i]);
+    for (int i = 0; i < 2; i++) {
+        w[i].seed = seed + 300 + i;
+        snprintf(w[i].name, sizeof w[i].name, "file%d", i);
+        CHECK(fs_open(fs, w[i].name, FS_CREATE | (i ? FS_CSUM : 0), &w[i].f) == 0);
+        t[n++] = thread_start("write", write_file, &w[i]);
+        t[n++] = thread_start("read", read_file, &w[i]);
+    }
+    t[n++] = thread_start("care", take_care, m);
+    while (n)
+        thread_join(t[--n]);
+    fs_close(w[0].f), fs_close(w[1].f);
     for (int i = 0; i <= DISKS; i++) {
         blk_close(u[i].b);
         free(u[i].model);
