@@ -20,6 +20,9 @@ struct io {
     uint64_t data;      /* write: value, zero-extended; read: to be filled, bits above size ignored */
     struct vcpu *cpu;   /* who; NULL when a loader or test asks.  Devices pass it on, never look inside */
 };
+/* What a read gave, zero-extended. */
+static inline uint64_t io_value(const struct io *io) { return io->data & (~0ull >> (64 - 8 * io->size)); }
+
 /* Returns 0, or -errno for "not here": treated as unclaimed.  Runs on a vCPU thread in thread context with preemption on; may not sleep long. */
 typedef int io_fn(void *dev, struct io *);
 

@@ -134,7 +134,7 @@ static enum emu_result port_in(struct emu_ctx *c, uint16_t port, unsigned size, 
     struct vcpu *v = vcpu_of(c);
     struct io io = { .size = (uint8_t)size, .cpu = v };
     bus_access(v->vm->ports, v->index, port, &io);
-    *val = (uint32_t)(io.data & BITS(8 * size - 1, 0));
+    *val = (uint32_t)io_value(&io);
     return EMU_OK;
 }
 

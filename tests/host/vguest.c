@@ -73,7 +73,7 @@ static uint64_t access(struct bus *b, uint64_t addr, unsigned size, bool write, 
 {
     struct io io = { .size = (uint8_t)size, .write = write, .data = val };
     bus_access(b, 0, addr, &io);
-    return io.data;
+    return io_value(&io);
 }
 
 uint64_t vg_in(struct vguest *g, unsigned port, unsigned size) { return access(g->io, port, size, false, 0); }

@@ -27,7 +27,7 @@ static uint64_t get(struct bus *b, uint64_t at, uint8_t size)
 {
     struct io io = { .size = size };
     bus_access(b, 0, at, &io);
-    return io.data & (~0ull >> (64 - 8 * size));
+    return io_value(&io);
 }
 
 static void put(struct bus *b, uint64_t at, uint8_t size, uint64_t val)

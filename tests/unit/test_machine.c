@@ -119,7 +119,7 @@ static uint64_t mmio(struct bed *b, uint64_t addr, unsigned size)
 {
     struct io io = { .size = (uint8_t)size };
     bus_access(vm_mmio(machine_vm(b->m)), 0, addr, &io);
-    return io.data;
+    return io_value(&io);
 }
 
 static void mmio_write(struct bed *b, uint64_t addr, uint32_t val)
