@@ -1,7 +1,7 @@
 /*
  * Power cuts: crash_fs STATES [SEED]
  *
- * Random operations run on a pool on a recording disk.  Then every moment of that record is taken for the moment of a power cut: all
+ * Random operations run on a pool on a recording disk, which grows half-way.  Then every moment of that record is taken for the moment of a power cut: all
  * that was flushed is there, and of what came after, first all, then random selections with torn sectors among them.  Each such disk
  * must mount, pass the full check, and show the names and sizes of exactly the last commit that ended, or of one after it; each word
  * of each file must be of that commit, or of a later write into the very same file.
@@ -16,7 +16,7 @@
 
 #define DISK (6u << 20)
 #define OPS 160
-#define MAX_SYNCS OPS
+#define MAX_SYNCS (OPS + 2)
 
 struct sync { size_t log; uint64_t gen; struct model model; };
 
@@ -38,17 +38,20 @@ static void die(struct run *r, const char *why, size_t at)
 
 /* ---- The workload ---- */
 
-static void do_sync(struct run *r, struct fs *fs, struct model *m)
+/* Both end with a commit of what the model shows. */
+static void do_sync(struct run *r, struct fs *fs, struct model *m, int (*commit)(struct fs *))
 {
     struct fs_usage u;
     struct sync *s = &r->sync[r->nsyncs++];
-    if (fs_sync(fs))
+    if (commit(fs))
         die(r, "sync failed", 0);
     fs_usage(fs, &u);
     s->log = r->disk->nlog, s->gen = u.gen;
     model_init(&s->model, 0);
     model_copy(&s->model, m);
 }
+
+static int grow(struct fs *fs) { return fs_grow(fs, 0); }
 
 static void note_versions(struct run *r, const struct model *m, size_t *from)
 {
@@ -61,7 +64,7 @@ static void note_versions(struct run *r, const struct model *m, size_t *from)
 static void work(struct run *r, uint64_t seed)
 {
     struct fs *fs;
-    struct fs_mkfs_opts o = { .label = "crash" };
+    struct fs_mkfs_opts o = { .label = "crash", .size = DISK - (1 << 20) };
     struct model m;
     size_t noted = 0;
     model_init(&m, seed);
@@ -73,14 +76,16 @@ static void work(struct run *r, uint64_t seed)
         die(r, "sync failed", 0);
     memcpy(r->stable, r->disk->data, DISK);
     r->disk->record = true;
-    do_sync(r, fs, &m);
+    do_sync(r, fs, &m, fs_sync);
     for (int i = 0; i < OPS; i++) {
         int err = model_step(&m, fs, MODEL_ALIGNED);
         if (err)
             die(r, "an operation failed", i);
         note_versions(r, &m, &noted);
         if (mem_rand(&r->seed) % 8 == 0)
-            do_sync(r, fs, &m);
+            do_sync(r, fs, &m, fs_sync);
+        if (i == OPS / 2)
+            do_sync(r, fs, &m, grow);
         note_versions(r, &m, &noted);
     }
     r->disk->record = false;
