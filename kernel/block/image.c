@@ -21,12 +21,16 @@ enum image_format image_format_named(const char *name)
     return IMAGE_NONE;
 }
 
+/* Names come from images: what a terminal would obey does not get through. */
 int image_refuse(struct image_env *env, int err, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
     vsnprintf(env->error, sizeof env->error, fmt, ap);
     va_end(ap);
+    for (char *p = env->error; *p; p++)
+        if (*p > 0 && (*p < ' ' || *p == 127))
+            *p = '?';
     return err;
 }
 

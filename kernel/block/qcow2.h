@@ -38,7 +38,7 @@ struct qcow2 {
     uint32_t refcount_order, nsnapshots;
     uint64_t snapshots_off, incompat, compat, autoclear;
     bool zstd;
-    char backing[1024];
+    char backing[1024], backing_driver[32];     /* the latter as the image states it; empty: it does not */
     enum image_format backing_format;
     uint64_t *l1;               /* as on disk, in our byte order */
     uint32_t l1_size;

@@ -6,6 +6,21 @@
 
 #define MAX_RT_BYTES (16u << 20)
 
+static int check_features(struct qcow2 *q, const uint8_t *h, struct image_env *env)
+{
+    if (q->incompat & INCOMPAT_EXTL2)
+        return image_refuse(env, -ENOTSUP, "the image uses subclusters (extended L2 entries), which are not supported; convert it first");
+    if (q->incompat & INCOMPAT_DATA_FILE)
+        return image_refuse(env, -ENOTSUP, "the image keeps its data in another file, which is not supported; convert it first");
+    if (q->incompat & ~31ull)
+        return image_refuse(env, -ENOTSUP, "the image uses features that are not known (%llx)", (unsigned long long)q->incompat);
+    if (q->incompat & INCOMPAT_COMPRESSION)
+        q->zstd = h[QH_COMPRESSION] == 1;
+    if ((q->incompat & INCOMPAT_COMPRESSION && h[QH_COMPRESSION] > 1) || q->refcount_order > 6)
+        return image_refuse(env, -ENOTSUP, "the image's compression or reference count width is not known");
+    return 0;
+}
+
 static int check_header(struct qcow2 *q, const uint8_t *h, struct image_env *env)
 {
     uint32_t bits = be32(h + QH_CLUSTER_BITS);
@@ -28,17 +43,7 @@ static int check_header(struct qcow2 *q, const uint8_t *h, struct image_env *env
         q->incompat = be64(h + QH_INCOMPAT), q->compat = be64(h + QH_COMPAT), q->autoclear = be64(h + QH_AUTOCLEAR);
         q->refcount_order = be32(h + QH_REFCOUNT_ORDER);
     }
-    if (q->incompat & INCOMPAT_EXTL2)
-        return image_refuse(env, -ENOTSUP, "the image uses subclusters (extended L2 entries), which are not supported; convert it first");
-    if (q->incompat & INCOMPAT_DATA_FILE)
-        return image_refuse(env, -ENOTSUP, "the image keeps its data in another file, which is not supported; convert it first");
-    if (q->incompat & ~31ull)
-        return image_refuse(env, -ENOTSUP, "the image uses features that are not known (%llx)", (unsigned long long)q->incompat);
-    if (q->incompat & INCOMPAT_COMPRESSION)
-        q->zstd = h[QH_COMPRESSION] == 1;
-    if ((q->incompat & INCOMPAT_COMPRESSION && h[QH_COMPRESSION] > 1) || q->refcount_order > 6)
-        return image_refuse(env, -ENOTSUP, "the image's compression or reference count width is not known");
-    return 0;
+    return check_features(q, h, env);
 }
 
 /* So that a small file cannot ask for much memory.  Its last cluster may be cut short. */
@@ -74,16 +79,13 @@ int read_words(struct qcow2 *q, uint64_t off, uint64_t n, uint64_t **out)
 static int read_extensions(struct qcow2 *q, uint64_t off, uint64_t end)
 {
     uint8_t h[8];
-    char format[16] = "";
     while (off + 8 <= end) {
         int err = file_read(q->img.file, off, h, 8);
         uint32_t type = be32(h), len = be32(h + 4);
         if (err || !type || len > end - off - 8)
             return err;
-        if (type == EXT_BACKING_FORMAT && len < sizeof format) {
-            err = file_read(q->img.file, off + 8, format, len);
-            q->backing_format = image_format_named(format);
-        }
+        if (type == EXT_BACKING_FORMAT)
+            err = file_read(q->img.file, off + 8, q->backing_driver, MIN(len, (uint32_t)sizeof q->backing_driver - 1));
         if (err)
             return err;
         off += 8 + ALIGN_UP(len, 8u);
@@ -99,7 +101,15 @@ static int read_backing_name(struct qcow2 *q, const uint8_t *h, struct image_env
     int err = read_extensions(q, hlen, off ? off : cluster_size(q));
     if (!err && off)
         err = file_read(q->img.file, off, q->backing, len);
+    q->backing_format = image_format_named(q->backing_driver);
     return err;
+}
+
+static int open_backing(struct qcow2 *q, struct image_env *env)
+{
+    if (q->backing_driver[0] && q->backing_format == IMAGE_NONE)
+        return image_refuse(env, -ENOTSUP, "the backing file's format '%s' is not known", q->backing_driver);
+    return image_open_backing(&q->img, q->backing_format, q->backing, env);
 }
 
 static int find_end(struct qcow2 *q)
@@ -156,7 +166,7 @@ static int load(struct qcow2 *q, unsigned flags, struct image_env *env)
         err = read_backing_name(q, h, env);
     if (!err)
         err = find_end(q);
-    return !err && q->backing[0] && !(flags & IMAGE_NO_BACKING) ? image_open_backing(&q->img, q->backing_format, q->backing, env) : err;
+    return !err && q->backing[0] && !(flags & IMAGE_NO_BACKING) ? open_backing(q, env) : err;
 }
 
 int qcow2_open(struct blk *file, unsigned flags, struct image_env *env, struct image **out)
