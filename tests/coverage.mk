@@ -14,7 +14,9 @@ $(patsubst tests/unit/%.c,$(B)/cov/unit/%,$(wildcard tests/unit/test_mgmt_*.c)):
 $(B)/cov/storage/%: $(B)/cov/tests/storage/%.o $(B)/cov/tools/hostfile.o $(B)/cov/lib.a
 	@mkdir -p $(@D)
 	$(Q)$(CC) --coverage -pthread $^ -lz -lzstd -o $@
-# LVM and the qcow2 check are tested by these: tests/storage/diff_volumes, crash_image.
-coverage: $(B)/cov/storage/volumes $(B)/cov/storage/crash_image $(patsubst tests/unit/%.c,$(B)/cov/unit/%,$(wildcard tests/unit/test_*.c))
+$(B)/cov/joistimg: $(patsubst %,$(B)/cov/tools/%.o,joistimg img imgcopy imginfo pack hostfile) $(B)/cov/lib.a
+	$(Q)$(CC) --coverage -pthread $^ -lz -lzstd -o $@
+# LVM and some of qcow2 are tested by these programs.
+coverage: $(B)/cov/storage/volumes $(B)/cov/storage/crash_image $(B)/cov/joistimg $(patsubst tests/unit/%.c,$(B)/cov/unit/%,$(wildcard tests/unit/test_*.c))
 	@tests/coverage $(B)/cov $(filter %.c,$(hosted))
 .PHONY: coverage
