@@ -153,7 +153,8 @@ static void check_files(struct run *r, struct fs *fs, struct sync *s, size_t at)
 
 static void say(void *arg, const char *msg) { printf("fsck: %s\n", msg); }
 
-static void check_state(struct run *r, size_t at)
+/* told: the last record was seen to end before the power went, and with it a commit that it was the last act of. */
+static void check_state(struct run *r, size_t at, bool told)
 {
     struct fs *fs;
     struct fs_usage u;
@@ -165,7 +166,7 @@ static void check_state(struct run *r, size_t at)
         die(r, "the pool does not mount", at);
     }
     for (int i = 0; i < r->nsyncs; i++)
-        if (r->sync[i].log <= at)
+        if (r->sync[i].log < at + told)
             last = &r->sync[i];
     fs_usage(fs, &u);
     s = sync_of(r, u.gen, at);
@@ -209,14 +210,15 @@ static void revert(struct run *r, size_t from, size_t to)
 static void one_state(struct run *r, size_t from, size_t at, int kind)
 {
     r->what = kind == 0 ? "all writes" : kind == 1 ? "some writes" : "some writes, torn";
+    bool told = kind == 0 || mem_rand(&r->seed) % 2;
     for (size_t i = from; i < at; i++) {
         const struct mem_log *e = &r->disk->log[i];
-        bool certain = e->flags & BLK_FUA && i + 1 < at;
+        bool certain = e->flags & BLK_FUA && i + 1 < at + told;
         if (kind && !certain && mem_rand(&r->seed) % 4 == 0)
             continue;
         apply(r, r->crashed->data, e, kind == 2 && !certain && (i + 1 == at || mem_rand(&r->seed) % 4 == 0));
     }
-    check_state(r, at);
+    check_state(r, at, told);
     revert(r, from, at);
 }
 
