@@ -1,5 +1,6 @@
 /* joistimg convert and compare. */
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -47,35 +48,98 @@ static void pack_clusters(struct copy *c, uint64_t off, uint8_t *buf, size_t len
     }
 }
 
-/* Whole clusters at a time where the result is compressed. */
-static void copy_all(struct copy *c)
+/* ---- Reading runs ahead of writing, in a thread of its own ---- */
+
+enum { AHEAD = 4 };
+
+struct chunk { uint64_t off; size_t len; uint8_t *buf; };       /* len 0: the end */
+
+struct ahead {
+    struct copy *c;
+    pthread_t thread;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    unsigned head, tail;                /* chunks read, chunks written */
+    struct chunk chunk[AHEAD];
+};
+
+static struct chunk *next_to_fill(struct ahead *a)
 {
+    pthread_mutex_lock(&a->lock);
+    while (a->head - a->tail == AHEAD)
+        pthread_cond_wait(&a->changed, &a->lock);
+    pthread_mutex_unlock(&a->lock);
+    return &a->chunk[a->head % AHEAD];
+}
+
+static struct chunk *next_to_write(struct ahead *a)
+{
+    pthread_mutex_lock(&a->lock);
+    while (a->head == a->tail)
+        pthread_cond_wait(&a->changed, &a->lock);
+    pthread_mutex_unlock(&a->lock);
+    return &a->chunk[a->tail % AHEAD];
+}
+
+static void advance(struct ahead *a, unsigned *which)
+{
+    pthread_mutex_lock(&a->lock);
+    *which += 1;
+    pthread_cond_signal(&a->changed);
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* Whole clusters at a time where the result is compressed. */
+static void *read_all(void *arg)
+{
+    struct ahead *a = arg;
+    const struct copy *c = a->c;
     uint32_t unit = c->packer ? c->cluster : 1;
-    uint8_t *buf = aligned_alloc(4096, 2 * COPY_LEN);
     uint64_t end = c->src->size;
     for (uint64_t off = 0; off < end; ) {
         uint64_t len = end - off;
-        img_progress(off, end);
         if (known_zero(c->src, off, &len, c->from) && len >= unit) {
             off += off + len < end ? ALIGN_DOWN(len, (uint64_t)unit) : len;
             continue;
         }
-        len = MIN(c->packer ? end - off : len, (uint64_t)ALIGN_DOWN(COPY_LEN, unit));
-        int err = image_pread(c->src, off, buf, len);
+        struct chunk *k = next_to_fill(a);
+        k->off = off, k->len = MIN(c->packer ? end - off : len, (uint64_t)ALIGN_DOWN(COPY_LEN, unit));
+        int err = image_pread(c->src, off, k->buf, k->len);
         if (err)
             fail("cannot read", c->from, err, NULL);
-        if (c->packer)
-            pack_clusters(c, off, buf, len);
-        else
-            write_sparse(c, off, buf, len);
-        off += len;
+        off += k->len;
+        advance(a, &a->head);
     }
+    next_to_fill(a)->len = 0;
+    advance(a, &a->head);
+    return NULL;
+}
+
+static void copy_all(struct copy *c)
+{
+    struct ahead a = { .c = c, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
+    struct chunk *k;
+    uint64_t end = c->src->size;
+    for (int i = 0; i < AHEAD; i++)
+        a.chunk[i].buf = aligned_alloc(4096, 2 * COPY_LEN);     /* the last cluster is filled up with zeroes */
+    img_progress(0, end);
+    if (pthread_create(&a.thread, NULL, read_all, &a))
+        fail("cannot read", c->from, -EAGAIN, NULL);
+    for (; (k = next_to_write(&a))->len; advance(&a, &a.tail)) {
+        if (c->packer)
+            pack_clusters(c, k->off, k->buf, k->len);
+        else
+            write_sparse(c, k->off, k->buf, k->len);
+        img_progress(k->off + k->len, end);
+    }
+    pthread_join(a.thread, NULL);
     int err = c->packer ? pack_end(c->packer) : 0;
     if (err)
         fail("cannot write", c->to, err, NULL);
     img_progress(end, end);
     img_progress_end();
-    free(buf);
+    for (int i = 0; i < AHEAD; i++)
+        free(a.chunk[i].buf);
 }
 
 int cmd_convert(int argc, char **argv)
