@@ -6,7 +6,7 @@ hosted += kernel/vmm/decode.c
 hosted += kernel/vmm/cpuid.c
 hosted += kernel/vmm/msr.c
 
-hosted += kernel/vmm/vm.c kernel/vmm/vcpu.c kernel/vmm/exits.c kernel/vmm/event.c kernel/vmm/nested.c kernel/vmm/insn.c kernel/vmm/gwalk.c
+hosted += kernel/vmm/vm.c kernel/vmm/vcpu.c kernel/vmm/exits.c kernel/vmm/event.c kernel/vmm/nested.c kernel/vmm/task.c kernel/vmm/insn.c kernel/vmm/gwalk.c
 hosted += kernel/vmm/pvclock.c kernel/vmm/policy.c
 hosted += kernel/vmm/emulate.c
 hosted += kernel/vmm/emulate_alu.c

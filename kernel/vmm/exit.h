@@ -56,7 +56,7 @@ struct exit {
         } mmio;
         struct { uint8_t cr, gpr; bool write, lmsw, clts; uint16_t lmsw_src; } cr;
         struct { uint8_t vector; bool has_error; uint32_t error; uint64_t cr2, dr6; } exc;
-        struct { uint16_t selector; uint8_t source; bool has_error; uint32_t error; } task;
+        struct { uint16_t selector; uint8_t source /* 0 CALL, 1 IRET, 2 JMP, 3 task gate in the IDT */; bool has_error; uint32_t error; } task;
         struct { uint64_t reason, info1, info2; const char *why; } raw;     /* why: a sentence, or NULL */
     } u;
 };

@@ -274,11 +274,6 @@ static void on_window(struct vcpu *v, struct exit *e) { atomic_or(&v->requests, 
 static void on_apic_write(struct vcpu *v, struct exit *e) { v->irqchip.wrote(v->irqchip.apic, (uint32_t)e->u.mmio.gpa); }
 static void on_eoi(struct vcpu *v, struct exit *e) { v->irqchip.eoi(v->irqchip.apic, e->u.exc.vector); }
 
-static void on_task_switch(struct vcpu *v, struct exit *e)
-{
-    vcpu_crash(v, "uses a hardware task switch to selector %x, which this back-end does not carry out", e->u.task.selector);
-}
-
 static void on_fatal(struct vcpu *v, struct exit *e)
 {
     vcpu_crash(v, "%s cannot run the guest: %s%sreason %llx, info %llx %llx", hv->name, e->u.raw.why ? e->u.raw.why : "", e->u.raw.why ? "; " : "",
@@ -293,7 +288,7 @@ exit_fn *const exit_handler[EXIT_KINDS] = {
     [EXIT_PAUSE] = on_pause, [EXIT_EXCEPTION] = on_exception, [EXIT_TRIPLE_FAULT] = on_triple_fault,
     [EXIT_INVD] = on_skip, [EXIT_WBINVD] = on_skip, [EXIT_INVLPG] = on_skip, [EXIT_XSETBV] = on_xsetbv, [EXIT_RDPMC] = on_gp,
     [EXIT_RDTSC] = on_rdtsc, [EXIT_RDTSCP] = on_rdtsc, [EXIT_HYPERCALL] = on_hypercall,
-    [EXIT_UD] = on_ud, [EXIT_MONITOR] = on_ud, [EXIT_MWAIT] = on_ud, [EXIT_TASK_SWITCH] = on_task_switch,
+    [EXIT_UD] = on_ud, [EXIT_MONITOR] = on_ud, [EXIT_MWAIT] = on_ud, [EXIT_TASK_SWITCH] = vcpu_task_switch,
     [EXIT_APIC_WRITE] = on_apic_write, [EXIT_FATAL] = on_fatal,
 };
 

@@ -207,6 +207,7 @@ typedef void exit_fn(struct vcpu *, struct exit *);
 extern exit_fn *const exit_handler[EXIT_KINDS];         /* exits.c */
 void vcpu_events(struct vcpu *);                        /* event.c: REQ_EVENT */
 bool vcpu_wakes(struct vcpu *);                         /* event.c: would a halted CPU go on? */
+void vcpu_task_switch(struct vcpu *, struct exit *);    /* task.c */
 void vcpu_nested_fault(struct vcpu *, struct exit *);   /* nested.c */
 /*
  * nested.c: before pages of [gpa, gpa + len) go elsewhere, or before writes to them are to be seen.  The nested tables are a cache of gmem: the next touch faults

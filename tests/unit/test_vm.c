@@ -609,6 +609,29 @@ static void third_triple_fault_stops(void **state)
     finish(vm);
 }
 
+/* The host's machine checks and entries that the CPU refuses end this VM only, with a sentence. */
+static void end_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg) { *e = *(struct exit *)arg; }
+
+static void stops_with(struct exit e, const char *words)
+{
+    char why[256];
+    struct vm *vm = make(1, end_script, &e);
+    assert_int_equal(vm_run(vm), 0);
+    assert_true(vm_wait(vm, soon()));
+    assert_int_equal(vm_stop_cause(vm, why, sizeof why, NULL), STOP_CRASH);
+    if (!strstr(why, words))
+        fail_msg("\"%s\" lacks \"%s\"", why, words);
+    finish(vm);
+}
+
+static void what_cannot_go_on_is_said(void **state)
+{
+    stops_with((struct exit){ .kind = EXIT_EXCEPTION, .u.exc.vector = EXC_MC }, "the host CPU reported a machine check");
+    stops_with((struct exit){ .kind = EXIT_FATAL, .u.raw = { .reason = 0x80000021, .why = "CR4 is 20: bits 2000 must be one" } },
+               "cannot run the guest: CR4 is 20: bits 2000 must be one; reason 80000021");
+    stops_with((struct exit){ .kind = EXIT_MMIO, .u.mmio = { .gpa = 0x80000000, .access = MMIO_EXEC, .final = true } }, "runs at guest-physical 80000000");
+}
+
 static void no_room_is_said_with_figures(void **state)
 {
     struct vm_params p = { .name = "big", .ncpus = 1, .ram = 1024 * MIB };
@@ -671,7 +694,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         T(ports_reach_the_bus), T(single_step_traps_behind_exits), T(vector_moves_reach_devices), T(memory_comes_on_first_touch), T(a_page_leaves_before_it_is_given_away),
         T(a_missing_flush_is_caught), T(lost_rights_reach_every_cpu), T(walks_long_mode_tables), T(walks_32_bit_tables), T(no_wake_up_is_lost),
-        T(tpr_holds_a_halted_cpu), T(control_from_every_state), T(requests_race_with_control), T(third_triple_fault_stops),
+        T(tpr_holds_a_halted_cpu), T(control_from_every_state), T(requests_race_with_control), T(third_triple_fault_stops), T(what_cannot_go_on_is_said),
         T(no_room_is_said_with_figures), T(everything_is_given_back), T(creation_survives_allocation_failures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
