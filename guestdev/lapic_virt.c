@@ -73,7 +73,13 @@ void lapic_virt_eoi(struct lapic *l)
     l->c.wires.irq(l->c.wires.vcpu);            /* the CPU must hear that its highest vector in service is another one */
 }
 
-void lapic_eoi_done(void *apic, uint8_t vector) { lapic_eoi_level(apic, vector); }
+void lapic_eoi_done(void *apic, uint8_t vector)
+{
+    struct lapic *l = apic;
+    if (reg_get(l, LAPIC_TMR + 16 * (vector >> 5)) & BIT(vector & 31))
+        lapic_eoi_level(l, vector);
+    l->c.wires.irq(l->c.wires.vcpu);
+}
 
 /* A level-triggered vector between its acceptance and its EOI.  LINT0's remote IRR says this of its own; the guest may have written over that bit. */
 static bool in_flight(const struct lapic *l, uint8_t vector)

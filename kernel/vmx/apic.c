@@ -50,11 +50,33 @@ static void set_access(struct vcpu *v, struct vmx_vcpu *x, const struct apic_vir
     x->todo |= TODO_FLUSH_LINEAR | TODO_FLUSH_NESTED;           /* translations know which pages are APIC-access pages */
 }
 
+/*
+ * vmx_features.virq_ignores_if: a virtual interrupt may be pending only while the guest can take it.  choose_event() holds it back until then.  One that comes up
+ * when the guest ends another is learnt of by an exit of that EOI.  Left open: a guest that lowers its TPR, or sends itself an IPI by shorthand, with IF clear.
+ */
+static void keep_off_if(struct vcpu *v, struct vmx_vcpu *x, struct apic_virt *a)
+{
+    enum { TPR = 0x80, IRR = 0x200, WORDS = 8, STEP = 16 };
+    const uint8_t *page = v->irqchip.page;
+    uint32_t next = a->svi > page[TPR] ? a->svi : page[TPR], others = 0;
+    for (unsigned w = 0; w < WORDS; w++) {
+        uint32_t bits = *(const uint32_t *)(page + IRR + STEP * w);
+        others |= w == a->rvi >> 5 ? bits & ~BIT(a->rvi & 31) : bits;
+    }
+    x->virq_waits = a->rvi >> 4 > next >> 4;
+    x->busy |= x->virq_waits;
+    if (others || (a->rvi && !x->virq_waits))
+        for (unsigned i = 0; i < ARRAY_SIZE(a->eoi_exit); i++)
+            a->eoi_exit[i] = ~0ull;
+}
+
 void vmx_apic_update(struct vcpu *v)
 {
     struct vmx_vcpu *x = vmx_of(v);
     struct apic_virt a;
     v->irqchip.virt(v->irqchip.apic, &a);
+    if (vmx_features.virq_ignores_if)
+        keep_off_if(v, x, &a);
     set_access(v, x, &a);
     vmwrite(VMCS_GUEST_INTR_STATUS, a.rvi | (uint64_t)a.svi << SVI_SHIFT);
     for (unsigned i = 0; i < ARRAY_SIZE(x->eoi_exit); i++)

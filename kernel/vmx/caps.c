@@ -59,6 +59,7 @@ enum {
     /* Set by events and modes, not from the start. */
     LATER_PRIMARY = PRI_INTR_WINDOW | PRI_NMI_WINDOW, LATER_ENTRY = ENC_IA32E,
     OPTIONAL_SECONDARY = SEC_RDTSCP | SEC_VPID | SEC_PAUSE_LOOP | SEC_INVPCID,
+    VMX_REVISION_BOCHS = 0x2b,
     APIC_VIRT = SEC_APIC_ACCESS | SEC_X2APIC | SEC_APIC_REGS | SEC_VINTR,
 };
 
@@ -123,6 +124,11 @@ const char *vmx_read_features(struct vmx_features *f, vmx_msr_fn *rdmsr, void *a
     f->ept_ad = f->ept_vpid & EPT_CAP_AD;
     f->pause_loop = f->secondary.val & SEC_PAUSE_LOOP;
     f->vpid = (f->secondary.val & SEC_VPID) && (f->ept_vpid & VPID_CAP_INVVPID) && (f->ept_vpid & VPID_CAP_ALL);
+    /*
+     * Bochs 2.7, known by its VMCS revision: a host interrupt that arrives while a virtual interrupt waits for the guest's IF makes the CPU deliver the virtual one
+     * at once, IF or not.  There none may wait with IF clear (kernel/vmx/apic.c).
+     */
+    f->virq_ignores_if = f->revision == VMX_REVISION_BOCHS;
     f->apic_virt = (f->secondary.cap >> 32 & APIC_VIRT) == APIC_VIRT;
     f->cr0_must = rdmsr(arg, MSR_VMX_CR0_FIXED0), f->cr0_may = rdmsr(arg, MSR_VMX_CR0_FIXED1);
     f->cr4_must = rdmsr(arg, MSR_VMX_CR4_FIXED0), f->cr4_may = rdmsr(arg, MSR_VMX_CR4_FIXED1);

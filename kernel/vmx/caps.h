@@ -11,6 +11,7 @@ extern struct vmx_features {
     uint64_t cr0_must, cr0_may, cr4_must, cr4_may;
     uint64_t ept_vpid;
     bool vpid, pause_loop, ept_ad, rdtscp, apic_virt;
+    bool virq_ignores_if;       /* an erratum: see vmx_read_features() */
 } vmx_features;
 
 typedef uint64_t vmx_msr_fn(void *arg, uint32_t msr);

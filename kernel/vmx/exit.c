@@ -23,9 +23,8 @@ static enum exit_kind nested_fault(struct vmx_vcpu *x, struct exit *e, uint64_t 
 {
     if (unlikely(q & EPTQ_NMI_UNBLOCKED))
         block_nmi_again(x);
-    e->u.mmio.gpa = vmread(VMCS_GUEST_PHYSICAL);
-    e->u.mmio.gva_valid = q & EPTQ_LINEAR_VALID;
-    e->u.mmio.gva = e->u.mmio.gva_valid ? vmread(VMCS_GUEST_LINEAR) : 0;
+    e->u.mmio.gpa = vmread_sure(VMCS_GUEST_PHYSICAL);
+    e->u.mmio.gva_valid = false;        /* nobody asks */
     e->u.mmio.access = (uint8_t)((q & EPTQ_EXEC) ? MMIO_EXEC : (q & EPTQ_WRITE) ? MMIO_WRITE : MMIO_READ);
     e->u.mmio.final = (q & (EPTQ_LINEAR_VALID | EPTQ_FINAL)) == (EPTQ_LINEAR_VALID | EPTQ_FINAL);
     e->u.mmio.present = q & EPTQ_ALLOWED;
@@ -42,12 +41,31 @@ static enum exit_kind control(struct exit *e, uint64_t q)
     return EXIT_CR;
 }
 
-static enum exit_kind task_switch(struct vmx_vcpu *x, struct exit *e, uint64_t q)
+/* Through a task gate in the IDT the switch is the delivery of the event: nothing is left to be delivered again. */
+static void gate_took(struct vcpu *v, struct vmx_vcpu *x, struct exit *e)
 {
-    e->u.task.selector = (uint16_t)(q & TASKQ_SELECTOR);
-    e->u.task.source = q >> TASKQ_SOURCE_SHIFT & 3;
+    enum vmx_event_type type = (enum vmx_event_type)((x->last.idt_event & VEC_TYPE) >> VEC_TYPE_SHIFT);
+    if (type == VEC_EXT_INTR && !v->reinject.valid)
+        v->irq_taken = true, x->offer.valid = false;
+    if (type == VEC_NMI) {
+        x->interruptibility |= BLOCK_NMI;
+        vmwrite(VMCS_INTERRUPTIBILITY, x->interruptibility);
+    }
+    if (type == VEC_EXT_INTR || type == VEC_NMI || type == VEC_HW_EXC)
+        e->insn_len = 0, e->next_rip = 0;
+    v->reinject.valid = false;
     e->u.task.has_error = x->last.idt_event & VEC_ERROR;
     e->u.task.error = e->u.task.has_error ? (uint32_t)vmread(VMCS_IDT_ERROR) : 0;
+}
+
+static enum exit_kind task_switch(struct vcpu *v, struct exit *e, uint64_t q)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    e->u.task.selector = (uint16_t)(q & TASKQ_SELECTOR);
+    e->u.task.source = q >> TASKQ_SOURCE_SHIFT & 3;
+    e->u.task.has_error = false;
+    if (x->last.idt_event & VEC_VALID)
+        gate_took(v, x, e);
     return EXIT_TASK_SWITCH;
 }
 
@@ -100,47 +118,40 @@ static enum exit_kind fatal(struct vcpu *v, struct exit *e, uint32_t reason, uin
     return EXIT_FATAL;
 }
 
-/* Exits that need no more than their name.  INSN: caused by an instruction, whose length the CPU tells. */
-enum { INSN = 0x80 };
-_Static_assert((int)EXIT_KINDS <= INSN && (int)EXIT_HOST_INTR == 0, "table below");
+/*
+ * What an exit is, and what more is to be asked.  INSN: caused by an instruction, whose length the CPU tells; MORE: there is a qualification to look at.
+ * An entry of 0 is an exit that is not to be.
+ */
+enum { KIND = 0x3f, MORE = 0x40, INSN = 0x80 };
+_Static_assert((int)EXIT_KINDS <= MORE && (int)EXIT_HOST_INTR == 0, "table below");
 static const uint8_t plain[VMX_EXIT_REASONS] = {
-    [VMX_EXIT_TRIPLE_FAULT] = EXIT_TRIPLE_FAULT, [VMX_EXIT_INTR_WINDOW] = EXIT_IRQ_WINDOW, [VMX_EXIT_NMI_WINDOW] = EXIT_NMI_WINDOW,
+    [VMX_EXIT_EXCEPTION] = MORE, [VMX_EXIT_EXT_INTR] = MORE, [VMX_EXIT_TRIPLE_FAULT] = EXIT_TRIPLE_FAULT, [VMX_EXIT_INTR_WINDOW] = EXIT_IRQ_WINDOW,
+    [VMX_EXIT_NMI_WINDOW] = EXIT_NMI_WINDOW, [VMX_EXIT_TASK_SWITCH] = MORE | INSN,
     [VMX_EXIT_CPUID] = INSN | EXIT_CPUID, [VMX_EXIT_GETSEC] = INSN | EXIT_UD, [VMX_EXIT_HLT] = INSN | EXIT_HLT, [VMX_EXIT_INVD] = INSN | EXIT_INVD,
     [VMX_EXIT_INVLPG] = INSN | EXIT_INVLPG, [VMX_EXIT_RDPMC] = INSN | EXIT_RDPMC, [VMX_EXIT_RDTSC] = INSN | EXIT_RDTSC, [VMX_EXIT_RSM] = INSN | EXIT_UD,
     [VMX_EXIT_VMCALL] = INSN | EXIT_HYPERCALL, [VMX_EXIT_VMCLEAR] = INSN | EXIT_UD, [VMX_EXIT_VMLAUNCH] = INSN | EXIT_UD,
     [VMX_EXIT_VMPTRLD] = INSN | EXIT_UD, [VMX_EXIT_VMPTRST] = INSN | EXIT_UD, [VMX_EXIT_VMREAD] = INSN | EXIT_UD, [VMX_EXIT_VMRESUME] = INSN | EXIT_UD,
-    [VMX_EXIT_VMWRITE] = INSN | EXIT_UD, [VMX_EXIT_VMXOFF] = INSN | EXIT_UD, [VMX_EXIT_VMXON] = INSN | EXIT_UD, [VMX_EXIT_IO] = INSN | EXIT_PIO,
-    [VMX_EXIT_RDMSR] = INSN | EXIT_RDMSR, [VMX_EXIT_WRMSR] = INSN | EXIT_WRMSR, [VMX_EXIT_MWAIT] = INSN | EXIT_MWAIT, [VMX_EXIT_MONITOR] = INSN | EXIT_MONITOR,
-    [VMX_EXIT_PAUSE] = INSN | EXIT_PAUSE, [VMX_EXIT_TPR_BELOW] = EXIT_TPR_BELOW, [VMX_EXIT_GDTR_IDTR] = INSN | EXIT_UD, [VMX_EXIT_LDTR_TR] = INSN | EXIT_UD,
-    [VMX_EXIT_INVEPT] = INSN | EXIT_UD, [VMX_EXIT_RDTSCP] = INSN | EXIT_RDTSCP, [VMX_EXIT_PREEMPT_TIMER] = EXIT_TIMER, [VMX_EXIT_INVVPID] = INSN | EXIT_UD,
-    [VMX_EXIT_WBINVD] = INSN | EXIT_WBINVD, [VMX_EXIT_XSETBV] = INSN | EXIT_XSETBV, [VMX_EXIT_RDRAND] = INSN | EXIT_UD, [VMX_EXIT_INVPCID] = INSN | EXIT_UD,
+    [VMX_EXIT_VMWRITE] = INSN | EXIT_UD, [VMX_EXIT_VMXOFF] = INSN | EXIT_UD, [VMX_EXIT_VMXON] = INSN | EXIT_UD, [VMX_EXIT_CR] = MORE | INSN,
+    [VMX_EXIT_DR] = MORE, [VMX_EXIT_IO] = MORE | INSN, [VMX_EXIT_RDMSR] = INSN | EXIT_RDMSR, [VMX_EXIT_WRMSR] = INSN | EXIT_WRMSR,
+    [VMX_EXIT_MWAIT] = INSN | EXIT_MWAIT, [VMX_EXIT_MONITOR] = INSN | EXIT_MONITOR, [VMX_EXIT_PAUSE] = INSN | EXIT_PAUSE, [VMX_EXIT_MACHINE_CHECK] = MORE,
+    [VMX_EXIT_TPR_BELOW] = EXIT_TPR_BELOW, [VMX_EXIT_APIC_ACCESS] = MORE, [VMX_EXIT_EOI] = MORE, [VMX_EXIT_GDTR_IDTR] = INSN | EXIT_UD,
+    [VMX_EXIT_LDTR_TR] = INSN | EXIT_UD, [VMX_EXIT_EPT_VIOLATION] = MORE, [VMX_EXIT_INVEPT] = INSN | EXIT_UD, [VMX_EXIT_RDTSCP] = INSN | EXIT_RDTSCP,
+    [VMX_EXIT_PREEMPT_TIMER] = EXIT_TIMER, [VMX_EXIT_INVVPID] = INSN | EXIT_UD, [VMX_EXIT_WBINVD] = INSN | EXIT_WBINVD, [VMX_EXIT_XSETBV] = MORE | INSN,
+    [VMX_EXIT_APIC_WRITE] = MORE, [VMX_EXIT_RDRAND] = INSN | EXIT_UD, [VMX_EXIT_INVPCID] = INSN | EXIT_UD,
     [VMX_EXIT_VMFUNC] = INSN | EXIT_UD, [VMX_EXIT_ENCLS] = INSN | EXIT_UD, [VMX_EXIT_RDSEED] = INSN | EXIT_UD, [VMX_EXIT_XSAVES] = INSN | EXIT_UD,
     [VMX_EXIT_XRSTORS] = INSN | EXIT_UD, [VMX_EXIT_PCONFIG] = INSN | EXIT_UD, [VMX_EXIT_UMWAIT] = INSN | EXIT_UD, [VMX_EXIT_TPAUSE] = INSN | EXIT_UD,
-    [VMX_EXIT_CR] = INSN | EXIT_CR, [VMX_EXIT_TASK_SWITCH] = INSN | EXIT_TASK_SWITCH,
 };
 
-static enum exit_kind kind_of(struct vcpu *v, struct exit *e, uint32_t reason)
+static enum exit_kind rare(struct vcpu *v, struct exit *e, uint32_t reason, uint64_t q)
 {
     struct vmx_vcpu *x = vmx_of(v);
     switch (reason) {           /* all of it: a failed entry has bit 31 set */
-    case VMX_EXIT_EXT_INTR: case VMX_EXIT_SMI: case VMX_EXIT_IO_SMI: case VMX_EXIT_INIT:
-        return EXIT_HOST_INTR;
-    case VMX_EXIT_EPT_VIOLATION:
-        return nested_fault(x, e, x->last.qualification = vmread(VMCS_QUALIFICATION));
-    case VMX_EXIT_DR:
-        return debug_registers(v);
-    }
-    uint8_t p = reason < ARRAY_SIZE(plain) ? plain[reason] : 0;
-    if (p & INSN)
-        e->insn_len = (uint8_t)vmread(VMCS_EXIT_INSN_LEN);
-    if (p && p != (INSN | EXIT_PIO) && p != (INSN | EXIT_CR) && p != (INSN | EXIT_TASK_SWITCH))
-        return p & ~INSN;
-    uint64_t q = x->last.qualification = vmread(VMCS_QUALIFICATION);
-    switch (reason) {
+    case VMX_EXIT_EXT_INTR: case VMX_EXIT_SMI: case VMX_EXIT_IO_SMI: case VMX_EXIT_INIT: return EXIT_HOST_INTR;
     case VMX_EXIT_EXCEPTION: return exception(v, e, q);
-    case VMX_EXIT_IO: return pio(e, q);
     case VMX_EXIT_CR: return control(e, q);
-    case VMX_EXIT_TASK_SWITCH: return task_switch(x, e, q);
+    case VMX_EXIT_DR: return debug_registers(v);
+    case VMX_EXIT_TASK_SWITCH: return task_switch(v, e, q);
+    case VMX_EXIT_XSETBV: x->todo |= TODO_XCR0; return EXIT_XSETBV;
     case VMX_EXIT_APIC_ACCESS: return vmx_apic_access(v, e, q);
     case VMX_EXIT_APIC_WRITE: e->u.mmio.gpa = q & APICQ_OFFSET; return EXIT_APIC_WRITE;
     case VMX_EXIT_EOI: e->u.exc.vector = (uint8_t)q; return EXIT_EOI_INDUCED;
@@ -149,9 +160,30 @@ static enum exit_kind kind_of(struct vcpu *v, struct exit *e, uint32_t reason)
     return fatal(v, e, reason, q);
 }
 
+static __attribute__((noinline)) void translate_more(struct vcpu *v, struct exit *e, uint32_t reason)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    uint64_t q = x->last.qualification = vmread_sure(VMCS_QUALIFICATION);
+    if (likely(reason == VMX_EXIT_EPT_VIOLATION))
+        e->kind = nested_fault(x, e, q);
+    else if (likely(reason == VMX_EXIT_IO))
+        e->kind = pio(e, q);
+    else
+        e->kind = rare(v, e, reason, q);
+}
+
 void vmx_translate(struct vcpu *v, struct exit *e, uint32_t reason)
 {
+    unsigned p = reason < ARRAY_SIZE(plain) ? plain[reason] : 0;
     e->insn_len = 0;
     e->next_rip = 0;
-    e->kind = kind_of(v, e, reason);
+    if (p & INSN) {
+        uint64_t len = vmread_sure(VMCS_EXIT_INSN_LEN);
+        e->insn_len = (uint8_t)len;
+        e->next_rip = v->rip + len;
+    }
+    if (unlikely(!p || (p & MORE)))
+        translate_more(v, e, reason);
+    else
+        e->kind = p & KIND;
 }

@@ -54,7 +54,8 @@ static void pass_x2apic(hpa_t bitmap)
         pass_msr(bitmap, MSR_X2APIC + off / 16, false, true);
     pass_msr(bitmap, MSR_X2APIC + LAPIC_TPR / 16, true, true);
     pass_msr(bitmap, MSR_X2APIC + LAPIC_EOI / 16, true, true);
-    pass_msr(bitmap, MSR_X2APIC + LAPIC_SELF_IPI / 16, true, true);
+    if (!vmx_features.virq_ignores_if)
+        pass_msr(bitmap, MSR_X2APIC + LAPIC_SELF_IPI / 16, true, true);
 }
 
 int vmx_msr_init(struct vmx_vm *x)

@@ -111,7 +111,8 @@ void vmx_vmcs_init(struct vcpu *v)
     vmwrite(VMCS_GUEST_RSP, x->rsp);
     vmwrite(VMCS_GUEST_RFLAGS, x->rflags);
     x->host_rsp = 0, x->tpr_threshold = 0, x->entry_event = 0;
-    x->offer_injected = x->armed = false;
+    x->offer_injected = x->armed = x->virq_waits = false;
+    x->busy = true;
     x->todo |= TODO_FLUSH_LINEAR | TODO_FLUSH_NESTED | (x->apic_virt ? TODO_APIC : 0);
 }
 

@@ -319,6 +319,11 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
     uint32_t event = x->event, threshold = 0;
     bool window = false;
     x->offer_injected = false;
+    /* Such a CPU must not have a virtual interrupt waiting for IF: interrupt-window exiting holds it back. */
+    if (unlikely(x->virq_waits) && (event || !(v->rflags & RFLAGS_IF) || (x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS))))
+        window = true;
+    else
+        x->virq_waits = false;          /* taken at this entry */
     if (x->offer.valid) {
         if (!above_tpr(v, &x->offer))
             threshold = x->offer.vector >> 4;
@@ -333,6 +338,7 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
     set_primary(x, (uint32_t)PRI_NMI_WINDOW, x->nmi_window && !sti);
     if (threshold != x->tpr_threshold)
         vmwrite(VMCS_TPR_THRESHOLD, x->tpr_threshold = threshold);
+    x->busy = true;
     x->armed = threshold || (x->primary & (PRI_INTR_WINDOW | PRI_NMI_WINDOW));
     if (event == x->entry_event)
         return;
@@ -344,6 +350,8 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
 /* What others asked for since the last entry; rare. */
 static __attribute__((noinline)) void catch_up(struct vcpu *v, struct vmx_vcpu *x)
 {
+    if (x->xcr0_loaded != v->xcr0)
+        load_xcr0(x, v->xcr0);
     if (x->todo & TODO_INIT)
         vmx_vmcs_init(v);
     if (x->todo & TODO_STATE) {
@@ -365,7 +373,7 @@ static inline void prepare(struct vcpu *v, struct vmx_vcpu *x)
 {
     if (unlikely(x->todo))
         catch_up(v, x);
-    if (unlikely(x->event | x->offer.valid | x->nmi_window | x->entry_event | x->armed))
+    if (unlikely(x->busy))
         choose_event(v, x);
     if (x->rip != v->rip)
         vmwrite(VMCS_GUEST_RIP, x->rip = v->rip);
@@ -399,21 +407,29 @@ static void cut_short(struct vcpu *v, struct vmx_vcpu *x, uint32_t info)
     atomic_or(&v->requests, REQ_EVENT);
 }
 
-static inline void take_stock(struct vcpu *v, struct vmx_vcpu *x)
+/* What was to be delivered has been, or cut_short() has seen to it. */
+static void delivered(struct vcpu *v, struct vmx_vcpu *x)
 {
-    x->rip = v->rip = vmread(VMCS_GUEST_RIP);
-    x->rsp = v->gpr[RSP] = vmread(VMCS_GUEST_RSP);
-    x->rflags = v->rflags = vmread(VMCS_GUEST_RFLAGS);
-    x->interruptibility = (uint32_t)vmread(VMCS_INTERRUPTIBILITY);
-    v->shadow = x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS);
     x->event = x->entry_event = 0;
-    x->last.idt_event = (uint32_t)vmread(VMCS_IDT_EVENT);
-    if (unlikely(x->last.idt_event & VEC_VALID))
-        cut_short(v, x, x->last.idt_event);
     if (x->offer_injected) {
         v->irq_taken = true;
         x->offer.valid = x->offer_injected = false;
     }
+    x->busy = x->offer.valid || x->nmi_window || x->armed;
+}
+
+static inline void take_stock(struct vcpu *v, struct vmx_vcpu *x)
+{
+    x->rip = v->rip = vmread_sure(VMCS_GUEST_RIP);
+    x->rsp = v->gpr[RSP] = vmread_sure(VMCS_GUEST_RSP);
+    x->rflags = v->rflags = vmread_sure(VMCS_GUEST_RFLAGS);
+    x->interruptibility = (uint32_t)vmread_sure(VMCS_INTERRUPTIBILITY);
+    v->shadow = x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS);
+    x->last.idt_event = (uint32_t)vmread_sure(VMCS_IDT_EVENT);
+    if (unlikely(x->last.idt_event & VEC_VALID))
+        cut_short(v, x, x->last.idt_event);
+    if (unlikely(x->busy))
+        delivered(v, x);
 }
 
 /* Interrupts off.  An NMI that ended the guest's time has been acknowledged by the exit; the host's handler has not run. */
@@ -430,7 +446,7 @@ static void vmx_run(struct vcpu *v)
     prepare(v, x);
     ASSERT(x->cpu == cpu_index());
     bool refused = vmx_enter(v->gpr, x->launched, &x->host_rsp);
-    uint32_t reason = refused ? (uint32_t)VMX_REFUSED | (uint32_t)vmread(VMCS_INSN_ERROR) : (uint32_t)vmread(VMCS_EXIT_REASON);
+    uint32_t reason = refused ? (uint32_t)VMX_REFUSED | (uint32_t)vmread(VMCS_INSN_ERROR) : (uint32_t)vmread_sure(VMCS_EXIT_REASON);
     if (reason == VMX_EXIT_EXCEPTION)
         host_nmi();
     x->last.reason = reason;
@@ -446,6 +462,7 @@ static void vmx_run(struct vcpu *v)
 static void vmx_inject(struct vcpu *v, const struct event_info *ev)
 {
     struct vmx_vcpu *x = vmx_of(v);
+    x->busy = true;
     if (ev->type == EVENT_INTR && !v->reinject.valid) {
         x->offer = *ev;
         if (x->apic_virt) {     /* only the PIC's are injected */
@@ -473,7 +490,12 @@ static bool vmx_can_inject(struct vcpu *v, enum event_type type)
 }
 
 /* Only NMIs need one: an offer finds its own (choose_event). */
-static void vmx_want_window(struct vcpu *v, unsigned windows) { vmx_of(v)->nmi_window = windows & WINDOW_NMI; }
+static void vmx_want_window(struct vcpu *v, unsigned windows)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    x->nmi_window = windows & WINDOW_NMI;
+    x->busy |= x->nmi_window;
+}
 
 static void vmx_flush(struct vcpu *v, enum hv_flush what)
 {

@@ -21,8 +21,8 @@ struct vmx_cpu {
 /* MSRs that VMX does not switch: the guest's are in the CPU while the vCPU is loaded. */
 enum { LAZY_STAR, LAZY_LSTAR, LAZY_CSTAR, LAZY_SFMASK, LAZY_KERNEL_GS, LAZY_TSC_AUX, LAZY_MSRS };
 
-/* Asked for since the last entry: all fields new, late state, TSC offset, translations dropped, LAPIC page looked at. */
-enum { TODO_INIT = 1, TODO_STATE = 2, TODO_TSC = 4, TODO_FLUSH_LINEAR = 8, TODO_FLUSH_NESTED = 16, TODO_APIC = 32 };
+/* Asked for since the last entry: all fields new, late state, TSC offset, translations dropped, LAPIC page looked at, XCR0. */
+enum { TODO_INIT = 1, TODO_STATE = 2, TODO_TSC = 4, TODO_FLUSH_LINEAR = 8, TODO_FLUSH_NESTED = 16, TODO_APIC = 32, TODO_XCR0 = 64 };
 
 struct vmx_vcpu {
     hpa_t vmcs;
@@ -46,9 +46,11 @@ struct vmx_vcpu {
     struct event_info offer;    /* external interrupt, delivered when the guest can take it */
     uint32_t event, event_error;        /* VM-entry interruption information; 0: none */
     uint32_t entry_event;       /* what the VMCS holds of it; an exit makes it 0 */
+    bool busy;                  /* any of the above or below: the next entry or this exit has more to do than usual */
     bool offer_injected;        /* this entry delivers the offer */
     bool nmi_window;
     bool armed;                 /* a window or the TPR threshold is set in the VMCS */
+    bool virq_waits;            /* vmx_features.virq_ignores_if: the CPU has a virtual interrupt to deliver */
 
     int64_t tsc_offset;
     uint16_t vpid;              /* 0: none, the CPU flushes at every transition */
@@ -75,6 +77,14 @@ static inline uint64_t vmread(enum vmcs_field f)
     __asm__ volatile("vmread %2, %0" : "=rm"(v), "=@ccbe"(bad) : "r"((uint64_t)f));
     if (unlikely(bad))
         vmx_field_failed(f, false);
+    return v;
+}
+
+/* A field that every VMCS has, while one is loaded: cannot fail. */
+static inline uint64_t vmread_sure(enum vmcs_field f)
+{
+    uint64_t v;
+    __asm__ volatile("vmread %1, %0" : "=r"(v) : "r"((uint64_t)f) : "cc");
     return v;
 }
 
@@ -108,7 +118,7 @@ void vmx_set_state(struct vcpu *, const struct cpu_state *, unsigned groups);
 void vmx_dump(struct vcpu *, void (*print)(void *, const char *), void *arg);
 /* explain.c: why the CPU refuses this guest or these controls, as a sentence */
 const char *vmx_explain(struct vcpu *, uint32_t reason);
-/* exit.c */
+/* exit.c: after take_stock() */
 void vmx_translate(struct vcpu *, struct exit *, uint32_t reason);
 /* Per VM: MSR bitmaps of 4 KiB, all intercepted at first, the second for vCPUs whose x2APIC registers the CPU virtualizes; and the APIC-access page. */
 struct vmx_vm {

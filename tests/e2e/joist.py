@@ -58,7 +58,7 @@ class Machine:
             with socket.socket() as s:          # a port that is free now; Bochs waits for us there
                 s.bind(("127.0.0.1", 0))
                 port = s.getsockname()[1]
-            argv = ["scripts/run-bochs", "--serial", "tcp:%d" % port, "--secs", "1000", "--dir", os.path.join(self.dir.name, "bochs"),
+            argv = ["scripts/run-bochs", "--serial", "tcp:%d" % port, "--secs", "3000", "--dir", os.path.join(self.dir.name, "bochs"),
                     "--model", os.environ.get("MODEL", "corei7_skylake_x")]
         self.process = subprocess.Popen(argv + list(options), cwd=TOP, stdin=subprocess.DEVNULL)
         self.serial = self._connect(path if emulator == "qemu" else ("localhost", port))

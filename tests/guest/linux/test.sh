@@ -2,7 +2,7 @@
 # Checks inside the guest: one line "RESULT name ok|FAIL|SKIP detail" each, "RESULT end ok N checks" at the end.
 # test.sh [:NAME,...]    Parameters from the kernel command line:
 #   joist.cpus=N joist.mem=MiB          what the VM was given
-#   joist.scratch=vdb                   a disk that may be overwritten (its first 9 MiB)
+#   joist.scratch=vdb                   a disk that may be overwritten (its first 9 MiB; joist.mib=N: the first N + 1)
 #   joist.clocksource=NAME              what Linux must have chosen; auto: kvm-clock, or the TSC where it never stops
 #   joist.steady=N                      steady: how many seconds
 #   joist.seed=TEXT joist.rounds=N      sha: what to compute
@@ -86,20 +86,21 @@ check_disk() {
     [ -n "$scratch" ] || { [ -n "$disks" ] && ok "read only:$disks" || skip "no disk"; return; }
     dev=/dev/$scratch
     [ -b "$dev" ] || { fail "no $scratch; there is:$disks"; return; }
-    dd if=/dev/urandom of=/tmp/w bs=1M count=8 2> /dev/null
+    mib=$(param mib) mib=${mib:-8}
+    dd if=/dev/urandom of=/tmp/w bs=1M count=$mib 2> /dev/null
     dd if=/tmp/w of="$dev" bs=64k seek=16 oflag=direct 2> /dev/null || { fail "write"; return; }
     dd if=/tmp/w of="$dev" bs=4096 seek=256 count=4 conv=fsync,notrunc 2> /dev/null || { fail "buffered write and flush"; return; }
     echo 3 > /proc/sys/vm/drop_caches
     want=$(md5sum < /tmp/w)
-    [ "$(dd if="$dev" bs=64k skip=16 count=128 iflag=direct 2> /dev/null | md5sum)" = "$want" ] || { fail "direct read differs"; return; }
-    [ "$(dd if="$dev" bs=4096 skip=256 count=2048 2> /dev/null | md5sum)" = "$want" ] || { fail "buffered read differs"; return; }
+    [ "$(dd if="$dev" bs=64k skip=16 count=$((mib * 16)) iflag=direct 2> /dev/null | md5sum)" = "$want" ] || { fail "direct read differs"; return; }
+    [ "$(dd if="$dev" bs=4096 skip=256 count=$((mib * 256)) 2> /dev/null | md5sum)" = "$want" ] || { fail "buffered read differs"; return; }
     # Two writers and two readers at once, apart from each other.
     for i in 0 1; do
-        dd if=/tmp/w of="$dev" bs=4096 skip=$((i * 1024)) seek=$((256 + i * 1024)) count=1024 oflag=direct conv=notrunc 2> /dev/null &
-        dd if="$dev" of=/dev/null bs=4096 skip=$((256 + i * 1024)) count=1024 iflag=direct 2> /dev/null &
+        dd if=/tmp/w of="$dev" bs=4096 skip=$((i * mib * 128)) seek=$((256 + i * mib * 128)) count=$((mib * 128)) oflag=direct conv=notrunc 2> /dev/null &
+        dd if="$dev" of=/dev/null bs=4096 skip=$((256 + i * mib * 128)) count=$((mib * 128)) iflag=direct 2> /dev/null &
     done
     wait
-    [ "$(dd if="$dev" bs=64k skip=16 count=128 iflag=direct 2> /dev/null | md5sum)" = "$want" ] || { fail "parallel writes differ"; return; }
+    [ "$(dd if="$dev" bs=64k skip=16 count=$((mib * 16)) iflag=direct 2> /dev/null | md5sum)" = "$want" ] || { fail "parallel writes differ"; return; }
     rm -f /tmp/w
     ok "$disks"
 }
