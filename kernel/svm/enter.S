@@ -8,6 +8,7 @@
  * whether physical interrupts reach us while the guest runs: STI before, CLI after.  VMLOAD of the host image brings back GS, TR and the syscall MSRs
  * before any C runs: the stack guard lives behind GS.
  */
+#include "kernel/x86/rsb_fill.h"
     .text
     .globl svm_enter
     .type svm_enter, @function
@@ -72,25 +73,7 @@ svm_enter:
     movq %rsi, %rdi
     jmp svm_exited
 
-    /* 32 calls whose return addresses stop speculation.  AMD "Software Techniques for Managing Speculation on AMD Processors", V1-3. */
-2:
-    movl $16, %ecx
-3:
-    call 5f
-4:
-    pause
-    lfence
-    jmp 4b
-5:
-    call 7f
-6:
-    pause
-    lfence
-    jmp 6b
-7:
-    decl %ecx
-    jnz 3b
-    addq $(32 * 8), %rsp
+2:  RSB_FILL
     jmp 1b
     .size svm_enter, . - svm_enter
     .section .note.GNU-stack, "", @progbits

@@ -4,7 +4,13 @@
  * Interrupts are off from before the entry until C has looked at the exit.  The CPU loads the host's segments, GS base, RSP and RIP from the VMCS, so C may run at
  * once after an exit: the stack guard lives behind GS.  VMCS_HOST_RSP is written only when the stack is at another place than last time.
  */
+#include "kernel/x86/rsb_fill.h"
 #define VMCS_HOST_RSP 0x6c14
+#define MSR_SPEC_CTRL 0x48
+#define MSR_FLUSH_CMD 0x10b
+#define SCRUB_BUFFERS 1
+#define SCRUB_L1D 2
+#define SCRUB_IBRS 4
     .text
     .globl vmx_enter, vmx_exit_point
     .type vmx_enter, @function
@@ -21,7 +27,9 @@ vmx_enter:
     movq %rsp, (%rdx)
     movl $VMCS_HOST_RSP, %eax
     vmwrite %rsp, %rax
-1:  testb %sil, %sil
+1:  testb $(SCRUB_BUFFERS | SCRUB_L1D), vmx_scrub(%rip)
+    jne 6f
+5:  testb %sil, %sil            /* from here on only what the guest knows is loaded */
     movq (%rdi), %rax
     movq 8(%rdi), %rcx
     movq 16(%rdi), %rdx
@@ -61,7 +69,9 @@ vmx_exit_point:
     movq %r13, 104(%rdi)
     movq %r14, 112(%rdi)
     movq %r15, 120(%rdi)
-    xorl %eax, %eax
+    cmpb $0, mitigations + 1(%rip)      /* rsb_fill: before the first RET, whose prediction the guest may have planted */
+    jne 8f
+9:  xorl %eax, %eax
 4:  popq %r15
     popq %r14
     popq %r13
@@ -69,5 +79,26 @@ vmx_exit_point:
     popq %rbp
     popq %rbx
     ret
+
+6:  testb $SCRUB_L1D, vmx_scrub(%rip)
+    je 7f
+    movl $MSR_FLUSH_CMD, %ecx
+    movl $1, %eax
+    xorl %edx, %edx
+    wrmsr
+7:  verw data_selector(%rip)
+    jmp 5b
+
+8:  RSB_FILL
+    testb $SCRUB_IBRS, vmx_scrub(%rip)
+    je 9b
+    movl $MSR_SPEC_CTRL, %ecx
+    movl mitigations + 8(%rip), %eax    /* spec_ctrl_host */
+    xorl %edx, %edx
+    wrmsr
+    jmp 9b
     .size vmx_enter, . - vmx_enter
+    .section .rodata
+data_selector:
+    .word 0x10
     .section .note.GNU-stack, "", @progbits

@@ -7,10 +7,12 @@
 
 #include "kernel/lib/log.h"
 #include "kernel/x86/cpu.h"
+#include "kernel/x86/mitigations.h"
 #include "kernel/x86/percpu.h"
 
 enum { IO_BITMAP_ORDER = 1, APIC_TPR = 0x80, INVEPT_SINGLE = 1, INVEPT_ALL = 2, INVVPID_SINGLE = 1, INVVPID_ALL = 2, VPIDS = 4096 };
 
+uint8_t vmx_scrub;
 static hpa_t io_bitmaps;                /* all ports intercepted; shared by all VMs, never written after probe */
 static uint64_t vpids[VPIDS / 64];      /* in use, atomics only; 0 is the host's */
 
@@ -127,6 +129,7 @@ static int vmx_probe(char *err, size_t errlen)
     }
     memset(pa_to_va(io_bitmaps), 0xff, PAGE_SIZE << IO_BITMAP_ORDER);
     vpids[0] = 1;
+    vmx_scrub = (mitigations.verw ? SCRUB_BUFFERS : 0) | (mitigations.l1d_flush ? SCRUB_L1D : 0) | (mitigations.spec_ctrl_switch ? SCRUB_IBRS : 0);
     vmm_host.nested = &pt_ept;
     vmm_host.apic_virt = vmx_features.apic_virt;
     vmm_host.max_leaf = vmx_features.ept_vpid & EPT_CAP_1G ? ORDER_1G : ORDER_2M;
@@ -275,6 +278,7 @@ static void vmx_load(struct vcpu *v, bool migrated)
     ASSERT(x->cpu == VMX_NOWHERE);
     x->thread = thread_self();
     x->cpu = cpu_index();
+    mitigations_vm_switch(v->vm->serial);
     vmptrld(x->vmcs);
     x->launched = false;
     if (migrated)

@@ -102,6 +102,9 @@ static inline enum vmcs_field vmcs_nth(enum vmcs_field f, unsigned n) { return (
 /* enter.S: interrupts off; guest registers from and to gpr[16] (rsp excepted).  True: the entry was refused and the guest did not run. */
 bool vmx_enter(uint64_t gpr[16], bool launched, uint64_t *host_rsp);
 extern const char vmx_exit_point[];
+/* What the stub does about side channels at each entry and exit, beside filling the RSB. */
+enum { SCRUB_BUFFERS = 1 /* VERW */, SCRUB_L1D = 2, SCRUB_IBRS = 4 /* write SPEC_CTRL anew */ };
+extern uint8_t vmx_scrub;
 
 /* vmx.c */
 bool vmx_own(const struct vcpu *);      /* this is the vCPU's own thread: its VMCS may be accessed */

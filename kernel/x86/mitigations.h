@@ -19,7 +19,7 @@ struct mitigations {
 };
 extern struct mitigations mitigations;
 
-_Static_assert(offsetof(struct mitigations, rsb_fill) == 1, "RSB_FILL in entry stubs");
+_Static_assert(offsetof(struct mitigations, rsb_fill) == 1 && offsetof(struct mitigations, spec_ctrl_host) == 8, "entry stubs");
 
 /* The thread that is about to run a vCPU of VM number `vm` (never reused) on this CPU, preemption off: a barrier if another VM ran here last. */
 void mitigations_vm_switch(uint64_t vm);
