@@ -18,6 +18,7 @@
 #include "kernel/sched/selftest.h"
 #include "kernel/sched/torture.h"
 #include "kernel/virt.h"
+#include "kernel/vmm/vcpu.h"
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/ioapic.h"
 #include "kernel/x86/irq.h"
@@ -222,6 +223,19 @@ static void platform_init(void)
     time_init_cpu();
 }
 
+/* Optional parts of the CPU's virtualization: switched off to try the paths of CPUs that lack them. */
+static unsigned left_alone(void)
+{
+    static const struct { const char *word; unsigned bit; } words[] = {
+        { "noapicv", WITHOUT_APIC_VIRT }, { "novpid", WITHOUT_VPID }, { "noeptad", WITHOUT_EPT_AD },
+    };
+    unsigned without = 0;
+    char v[8];
+    for (unsigned i = 0; i < ARRAY_SIZE(words); i++)
+        without |= bootinfo_option(&boot, words[i].word, v, sizeof(v)) ? words[i].bit : 0;
+    return without;
+}
+
 /* The first thread: everything that may sleep. */
 static void init_thread(void *arg)
 {
@@ -242,7 +256,7 @@ static void init_thread(void *arg)
     if (option_is("selftest", "screen"))
         fbcon_selftest();
     virt_init(&(struct virt_options){
-        .phys_bits = guest_phys_bits(), .apic_virt = !bootinfo_option(&boot, "noapicv", v, sizeof(v)), .check_entries = option_is("check", "vmcb"),
+        .phys_bits = guest_phys_bits(), .without = left_alone(), .check_entries = option_is("check", "vmcb"),
     });
     host_find_images();
     if (option_is("selftest", "image"))

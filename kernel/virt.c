@@ -50,7 +50,7 @@ static void describe_host(const struct virt_options *o)
 {
     vmm_host = (struct vmm_host){
         .tsc_hz = tsc_hz(), .tsc_stable = tsc_usable() && cpu_has(FEAT_INVTSC), .tsc_clock = tsc_usable(), .phys_bits = o->phys_bits,
-        .xcr0 = cpu_info.xcr0, .kick = smp_kick, .cpuid = raw_cpuid, .no_apic_virt = !o->apic_virt, .check_entries = o->check_entries,
+        .xcr0 = cpu_info.xcr0, .kick = smp_kick, .cpuid = raw_cpuid, .without = o->without, .check_entries = o->check_entries,
     };
 }
 

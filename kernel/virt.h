@@ -4,7 +4,7 @@
 
 struct virt_options {
     unsigned phys_bits;         /* width of a physical address as guests see it, at most the host's */
-    bool apic_virt;             /* use what the CPU offers for virtual local APICs */
+    unsigned without;           /* WITHOUT_ bits of kernel/vmm/vcpu.h */
     bool check_entries;         /* see hv_ops.run_checked */
 };
 /* Boot CPU, thread context, after all CPUs run.  On failure hv stays NULL and hv_why says what to change; a sentence goes to the log. */

@@ -127,6 +127,8 @@ struct vm {
     struct ratelimit log;
 };
 
+enum { WITHOUT_APIC_VIRT = 1 /* noapicv */, WITHOUT_VPID = 2 /* novpid */, WITHOUT_EPT_AD = 4 /* noeptad */ };
+
 /* ---- What the host tells the middle layer once, before any VM (kernel/main.c). ---- */
 struct vmm_host {
     uint64_t tsc_hz;
@@ -139,7 +141,7 @@ struct vmm_host {
     const struct pt_format *nested;     /* by hv->probe */
     unsigned max_leaf;
     bool apic_virt;                     /* by hv->probe: the CPU works on the LAPIC's page by itself (struct apic_virt) */
-    bool no_apic_virt;                  /* told not to: `noapicv` on the command line */
+    unsigned without;                   /* WITHOUT_: the command line said to leave these alone */
     bool check_entries;         /* hv_ops.run_checked is in use */
 };
 extern struct vmm_host vmm_host;

@@ -76,7 +76,9 @@ static const char *read_features(void)
     struct vmx_features *f = &vmx_features;
     const char *missing = vmx_read_features(f, read_msr, NULL);
     f->rdtscp = (f->secondary.val & SEC_RDTSCP) && cpu_has(FEAT_RDTSCP);
-    f->apic_virt &= !vmm_host.no_apic_virt;
+    f->apic_virt &= !(vmm_host.without & WITHOUT_APIC_VIRT);
+    f->vpid &= !(vmm_host.without & WITHOUT_VPID);
+    f->ept_ad &= !(vmm_host.without & WITHOUT_EPT_AD);
     return missing || cpu_has(FEAT_NX) ? missing : "NX";
 }
 
