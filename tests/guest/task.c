@@ -72,7 +72,7 @@ static uint32_t flags(void)
     return f;
 }
 
-#define SWITCH(insn) asm volatile("movl $0x12345678, %%esi; movl $0x9abcdef0, %%edi; " insn "; movl %%esi, %0; movl %%edi, %1" : "=m"(esi), "=m"(edi) :: "esi", "edi", "memory", "cc")
+#define SWITCH(insn) asm volatile("movl $0x12345678, %%esi; movl $0x9abcdef0, %%edi; " insn "; movl %%esi, %0; movl %%edi, %1" : "=m"(esi), "=m"(edi) :: "eax", "esi", "edi", "memory", "cc")
 
 static void switches(const char *mode)
 {
