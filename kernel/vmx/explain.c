@@ -7,6 +7,21 @@
 
 static uint64_t read_field(void *arg, enum vmcs_field f) { return vmread(f); }
 
+bool vmx_check_entry(struct vcpu *v)
+{
+    struct exit *e = &v->exit;
+    struct vmx_check *c = &vmx_of(v)->check;
+    c->read = read_field, c->phys_bits = cpu_info.phys_bits;
+    const char *why = vmx_check_controls(c);
+    why = why ? why : vmx_check_host(c);
+    why = why ? why : vmx_check_guest(c);
+    if (!why)
+        return false;
+    e->kind = EXIT_FATAL;
+    e->u.raw.reason = VMX_REASON_ENTRY_FAILED | VMX_EXIT_BAD_GUEST, e->u.raw.info1 = e->u.raw.info2 = 0, e->u.raw.why = why;
+    return true;
+}
+
 const char *vmx_explain(struct vcpu *v, uint32_t reason)
 {
     struct vmx_check *c = &vmx_of(v)->check;

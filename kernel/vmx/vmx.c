@@ -446,10 +446,12 @@ static void host_nmi(void)
         __asm__ volatile("int $2" ::: "memory");
 }
 
-static void vmx_run(struct vcpu *v)
+static inline __attribute__((always_inline)) void run(struct vcpu *v, bool checked)
 {
     struct vmx_vcpu *x = vmx_of(v);
     prepare(v, x);
+    if (checked && vmx_check_entry(v))
+        return;
     ASSERT(x->cpu == cpu_index());
     bool refused = vmx_enter(v->gpr, x->launched, &x->host_rsp);
     uint32_t reason = refused ? (uint32_t)VMX_REFUSED | (uint32_t)vmread(VMCS_INSN_ERROR) : (uint32_t)vmread_sure(VMCS_EXIT_REASON);
@@ -462,6 +464,9 @@ static void vmx_run(struct vcpu *v)
     }
     vmx_translate(v, &v->exit, reason);
 }
+
+static void vmx_run(struct vcpu *v) { run(v, false); }
+static void vmx_run_checked(struct vcpu *v) { run(v, true); }
 
 /* ---- Events ---- */
 
@@ -518,7 +523,7 @@ static void vmx_set_tsc(struct vcpu *v, int64_t offset)
 const struct hv_ops vmx_ops = {
     .name = "VT-x", .probe = vmx_probe, .cpu_on = vmx_cpu_on, .cpu_off = vmx_cpu_off,
     .vm_init = vmx_vm_init, .vm_fini = vmx_vm_fini, .vcpu_init = vmx_vcpu_init, .vcpu_fini = vmx_vcpu_fini, .vcpu_reset = vmx_vcpu_reset,
-    .load = vmx_load, .put = vmx_put, .run = vmx_run, .get_state = vmx_get_state, .set_state = vmx_set_state, .get_code = vmx_get_code, .get_seg = vmx_get_seg,
+    .load = vmx_load, .put = vmx_put, .run = vmx_run, .run_checked = vmx_run_checked, .get_state = vmx_get_state, .set_state = vmx_set_state, .get_code = vmx_get_code, .get_seg = vmx_get_seg,
     .inject = vmx_inject, .can_inject = vmx_can_inject, .want_window = vmx_want_window, .flush = vmx_flush, .set_tsc = vmx_set_tsc,
     .set_pass = vmx_set_pass, .apic_page = vmx_apic_page, .dump = vmx_dump,
 };

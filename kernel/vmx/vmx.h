@@ -121,6 +121,7 @@ void vmx_set_state(struct vcpu *, const struct cpu_state *, unsigned groups);
 void vmx_dump(struct vcpu *, void (*print)(void *, const char *), void *arg);
 /* explain.c: why the CPU refuses this guest or these controls, as a sentence */
 const char *vmx_explain(struct vcpu *, uint32_t reason);
+bool vmx_check_entry(struct vcpu *);    /* before an entry: true, and vcpu->exit filled, when the CPU would refuse it */
 /* exit.c: after take_stock() */
 void vmx_translate(struct vcpu *, struct exit *, uint32_t reason);
 /* Per VM: MSR bitmaps of 4 KiB, all intercepted at first, the second for vCPUs whose x2APIC registers the CPU virtualizes; and the APIC-access page. */
