@@ -36,20 +36,8 @@ static struct timer_base *this_base(void) { return this_cpu()->timers; }
 
 /* ---- Clock event; interrupts off, on the base's CPU.  An event that comes too early costs less than taking it back. ---- */
 
-static void program(struct timer_base *b)
+static void reached(struct timer_base *b, uint64_t now)
 {
-    uint64_t want = MIN(b->first_ns, b->slice_ns);
-    if (want < b->armed_ns) {
-        b->armed_ns = want;
-        clockevent_arm(want);
-    }
-}
-
-static void clock_interrupt(void)
-{
-    struct timer_base *b = this_base();
-    uint64_t now = likely(b->armed_ns != ~0ull) ? b->armed_ns : clock_ns();     /* it has been reached, and knowing more costs more */
-    b->armed_ns = ~0ull;
     if (b->first_ns <= now) {
         b->first_ns = ~0ull;            /* timer_run() looks again */
         b->due_ns = now;
@@ -59,6 +47,26 @@ static void clock_interrupt(void)
         b->slice_ns = ~0ull;
         softwork_set(SOFT_RESCHED);
     }
+}
+
+/* What is due by now needs no event. */
+static void program(struct timer_base *b)
+{
+    uint64_t want;
+    while ((want = MIN(b->first_ns, b->slice_ns)) < b->armed_ns) {
+        if (likely(clockevent_arm(want)))
+            b->armed_ns = want;
+        else
+            reached(b, want);
+    }
+}
+
+static void clock_interrupt(void)
+{
+    struct timer_base *b = this_base();
+    uint64_t now = likely(b->armed_ns != ~0ull) ? b->armed_ns : clock_ns();     /* it has been reached, and knowing more costs more */
+    b->armed_ns = ~0ull;
+    reached(b, now);
     program(b);
 }
 

@@ -326,7 +326,7 @@ void time_init_cpu(void)
 }
 
 /* Interrupts off. */
-static void program(struct percpu *p, uint64_t deadline)
+static bool program(struct percpu *p, uint64_t deadline)
 {
     if (deadline == ~0ull) {
         if (p->tsc_deadline)
@@ -337,19 +337,22 @@ static void program(struct percpu *p, uint64_t deadline)
         uint64_t tsc = tsc_from_ns(deadline < BIT(61) ? deadline : BIT(61));
         wrmsr(MSR_TSC_DEADLINE, tsc + 2);               /* rounded up: not early in ns; 0 would disarm */
     } else {
-        uint64_t now = clock_ns(), delta = deadline > now ? deadline - now : 0;
+        uint64_t now = clock_ns(), delta = deadline - now;
+        if (deadline <= now)
+            return false;
         uint64_t ticks = delta > NSEC * 3600 ? 0xffffffff : scale(delta, tm.lapic.from_ns) + 1;
         lapic_timer_count((uint32_t)MIN(ticks, 0xffffffffull));        /* a long wait comes in pieces: clockevent_interrupt() */
     }
+    p->armed_ns = deadline;
+    return true;
 }
 
-void clockevent_arm(uint64_t deadline_ns)
+bool clockevent_arm(uint64_t deadline_ns)
 {
     unsigned long f = irq_save();
-    struct percpu *p = this_cpu();
-    p->armed_ns = deadline_ns;
-    program(p, deadline_ns);
+    bool ahead = program(this_cpu(), deadline_ns);
     irq_restore(f);
+    return ahead;
 }
 
 void clockevent_set_handler(void (*fn)(void)) { tm.event = fn; }
@@ -360,10 +363,8 @@ void clockevent_interrupt(void)
     uint64_t deadline = p->armed_ns;
     if (deadline == ~0ull)
         return;
-    if (clock_ns() < deadline) {        /* too early: a piece of a long wait, or the two clocks differ by a little */
-        program(p, deadline);
+    if (clock_ns() < deadline && program(p, deadline))      /* too early: a piece of a long wait, or the two clocks differ by a little */
         return;
-    }
     p->armed_ns = ~0ull;
     if (tm.event)
         tm.event();

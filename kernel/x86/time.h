@@ -18,9 +18,9 @@ uint64_t tsc_from_ns(uint64_t ns);
 uint64_t ns_from_tsc(uint64_t tsc);
 uint64_t ns_from_tsc_delta(uint64_t ticks);
 
-/* One event per CPU: an interrupt on this CPU at or soon after the deadline, replacing the one before; a past deadline fires at once; ~0 disarms.
+/* One event per CPU: an interrupt on this CPU at or soon after the deadline, replacing the one before; ~0 disarms.
  * Preemption off. The interrupt calls the handler in irq context. */
-void clockevent_arm(uint64_t deadline_ns);
+bool clockevent_arm(uint64_t deadline_ns);      /* false: it has passed, and nothing was armed; where the hardware sees to that by itself it fires at once and this is true */
 void clockevent_set_handler(void (*fn)(void));
 
 /* Busy wait without interrupts or scheduler, for hardware delays. */
