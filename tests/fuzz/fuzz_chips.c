@@ -74,9 +74,11 @@ static uint64_t run(struct chipset *c, const uint8_t *r)
 static void drain(struct chipset *c, bool resume)
 {
     for (unsigned i = 0; i < c->ndevs; i++) {
-        void (*fn)(void *) = resume ? c->dev[i].ops->resume : c->dev[i].ops->drain;
-        if (fn)
-            fn(c->dev[i].dev);
+        const struct gdev_ops *ops = c->dev[i].ops;
+        if (resume && ops->resume)
+            ops->resume(c->dev[i].dev);
+        else if (!resume && ops->drain)
+            ops->drain(c->dev[i].dev, 0);
     }
 }
 

@@ -53,7 +53,7 @@ static void at_start(void)
 static void gives_(struct exit e, int vector, int line)
 {
     e.insn_len = 3;
-    vcpu_exit(v, &e);
+    exit_handler[e.kind](v, &e);
     if (vector == NOTHING) {
         if (v->exc.valid || v->rip != START + 3)
             fail_msg("line %d: exception %d, rip %lx", line, v->exc.valid ? v->exc.vector : -1, (unsigned long)v->rip);
@@ -157,7 +157,7 @@ static void operand_from_the_instruction(void **state)
     assert_int_equal(gmem_write(vm_gmem(vm), START, code, sizeof code), 0);
     v->gpr[RCX] = CR4_PAE | CR4_PSE;
     e.u.cr.gpr = 0xff;
-    vcpu_exit(v, &e);
+    exit_handler[e.kind](v, &e);
     assert_false(v->exc.valid);
     assert_int_equal(v->st.cr4, CR4_PAE | CR4_PSE);
     assert_int_equal(v->rip, START + 3);
