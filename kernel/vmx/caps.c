@@ -91,7 +91,7 @@ static const char *missing_ept(uint64_t caps)
 static void read_controls(struct vmx_features *f, vmx_msr_fn *rdmsr, void *arg)
 {
     static const struct { uint32_t msr, optional, later; size_t to; } words[] = {
-        { MSR_VMX_TRUE_PIN, 0, 0, offsetof(struct vmx_features, pin) },
+        { MSR_VMX_TRUE_PIN, PIN_PREEMPT_TIMER, 0, offsetof(struct vmx_features, pin) },
         { MSR_VMX_TRUE_PRIMARY, 0, LATER_PRIMARY, offsetof(struct vmx_features, primary) },
         { MSR_VMX_SECONDARY, OPTIONAL_SECONDARY, 0, offsetof(struct vmx_features, secondary) },
         { MSR_VMX_TRUE_EXIT, 0, 0, offsetof(struct vmx_features, exit) },
@@ -130,6 +130,7 @@ const char *vmx_read_features(struct vmx_features *f, vmx_msr_fn *rdmsr, void *a
      */
     f->virq_ignores_if = f->revision == VMX_REVISION_BOCHS;
     f->apic_virt = (f->secondary.cap >> 32 & APIC_VIRT) == APIC_VIRT;
+    f->timer_shift = (uint8_t)(rdmsr(arg, MSR_VMX_MISC) & VMX_MISC_TIMER_RATE);
     f->cr0_must = rdmsr(arg, MSR_VMX_CR0_FIXED0), f->cr0_may = rdmsr(arg, MSR_VMX_CR0_FIXED1);
     f->cr4_must = rdmsr(arg, MSR_VMX_CR4_FIXED0), f->cr4_may = rdmsr(arg, MSR_VMX_CR4_FIXED1);
     return NULL;

@@ -12,6 +12,7 @@ extern struct vmx_features {
     uint64_t ept_vpid;
     bool vpid, pause_loop, ept_ad, rdtscp, apic_virt;
     bool virq_ignores_if;       /* an erratum: see vmx_read_features() */
+    uint8_t timer_shift;            /* of the preemption timer: it counts 2^n ticks of the TSC */
 } vmx_features;
 
 typedef uint64_t vmx_msr_fn(void *arg, uint32_t msr);

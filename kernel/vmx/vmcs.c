@@ -13,7 +13,7 @@
 #define CR4_FREE        (CR4_VME | CR4_PVI | CR4_TSD | CR4_DE | CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCE | CR4_OSFXSR | CR4_OSXMMEXCPT)
 #define CR4_OWNED       (~CR4_FREE)
 
-enum { PLE_GAP = 128, PLE_WINDOW = 4096, PDPTES = 4 };
+enum { PLE_GAP = 128, PLE_WINDOW = 4096, PDPTES = 4, LONGEST_STAY_MS = 4 };
 
 /* ---- Start values, in the order of the manual ---- */
 
@@ -32,6 +32,9 @@ static void write_controls(struct vcpu *v, struct vmx_vcpu *x)
     else if (!(secondary & SEC_PAUSE_LOOP))
         x->primary |= PRI_PAUSE;
     vmwrite(VMCS_PIN, vmx_features.pin.val);
+    /* Every entry starts it anew: an interrupt of the host that does not end a guest which spins (Bochs: with IF=0 at the entry) waits so long. */
+    if (vmx_features.pin.val & PIN_PREEMPT_TIMER)
+        vmwrite(VMCS_PREEMPT_TIMER, MAX(1u, (uint32_t)(vmm_host.tsc_hz / 1000 * LONGEST_STAY_MS >> vmx_features.timer_shift)));
     vmwrite(VMCS_PRIMARY, x->primary);
     vmwrite(VMCS_SECONDARY, x->secondary = secondary);
     vmwrite(VMCS_EXIT_CTL, vmx_features.exit.val);

@@ -13,7 +13,7 @@
 static struct { uint32_t msr; uint64_t val; } caps[] = {
     { MSR_VMX_BASIC, 0x00d810000000002bull }, { MSR_VMX_TRUE_PIN, 0x0000007f00000016ull }, { MSR_VMX_TRUE_PRIMARY, 0xfff9fffe04006172ull },
     { MSR_VMX_SECONDARY, 0x02177fff00000000ull }, { MSR_VMX_TRUE_EXIT, 0x01ffffff00036dfbull }, { MSR_VMX_TRUE_ENTRY, 0x0003ffff000011fbull },
-    { MSR_VMX_EPT_VPID_CAP, 0x00000f0106334141ull }, { MSR_VMX_CR0_FIXED0, 0x80000021 }, { MSR_VMX_CR0_FIXED1, 0xffffffff },
+    { MSR_VMX_EPT_VPID_CAP, 0x00000f0106334141ull }, { MSR_VMX_MISC, 0x7004c1e7 }, { MSR_VMX_CR0_FIXED0, 0x80000021 }, { MSR_VMX_CR0_FIXED1, 0xffffffff },
     { MSR_VMX_CR4_FIXED0, 0x2000 }, { MSR_VMX_CR4_FIXED1, 0x0037ffff },
 };
 static uint32_t forbidden;      /* no such MSR here: a read is #GP on a real CPU */
@@ -78,7 +78,7 @@ static void controls_obey_the_cpu(void **state)
 {
     struct vmx_features f;
     assert_null(vmx_read_features(&f, read_cap, NULL));
-    assert_int_equal(f.pin.val, 0x16 | PIN_EXT_INTR | PIN_NMI | PIN_VIRTUAL_NMI);
+    assert_int_equal(f.pin.val, 0x16 | PIN_EXT_INTR | PIN_NMI | PIN_VIRTUAL_NMI | PIN_PREEMPT_TIMER);
     assert_int_equal(f.primary.val & 0x04006172, 0x04006172);
     assert_int_equal(f.primary.val & (PRI_INTR_WINDOW | PRI_NMI_WINDOW | PRI_CR3_LOAD | PRI_CR3_STORE | PRI_INVLPG | PRI_UNCOND_IO), 0);
     assert_int_equal(f.secondary.val, SEC_EPT | SEC_UNRESTRICTED | SEC_WBINVD | SEC_RDTSCP | SEC_VPID | SEC_PAUSE_LOOP | SEC_INVPCID);
