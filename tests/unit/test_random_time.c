@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <string.h>
+#include "kernel/lib/crc.h"
 #include "kernel/hw/mc146818.h"
 #include "kernel/x86/csprng.h"
 #include "kernel/x86/rtc.h"
@@ -66,8 +67,21 @@ static void test_dates(void **state)
         assert_int_equal(rtc_to_unix(&cases[i].t), cases[i].unix_s);
 }
 
+/* The check values of both polynomials; with and without the CPU's instruction, at every length and alignment. */
+static void test_crc_known(void **state)
+{
+    uint8_t b[300];
+    for (unsigned n = 0; n < sizeof b; n++)
+        b[n] = (uint8_t)(n * 37 + (n >> 3));
+    assert_int_equal(crc32c(0, "123456789", 9), 0xe3069283);
+    assert_int_equal(crc32c_portable(0, "123456789", 9), 0xe3069283);
+    assert_int_equal(crc32_ieee(0, "123456789", 9), 0xcbf43926);
+    for (unsigned n = 0; n < 280; n++)
+        assert_int_equal(crc32c(n, b + n % 16, n), crc32c_portable(n, b + n % 16, n));
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(test_chacha_known), cmocka_unit_test(test_csprng), cmocka_unit_test(test_dates) };
+    const struct CMUnitTest tests[] = { cmocka_unit_test(test_chacha_known), cmocka_unit_test(test_csprng), cmocka_unit_test(test_crc_known), cmocka_unit_test(test_dates) };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
