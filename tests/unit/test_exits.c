@@ -345,9 +345,6 @@ static void what_ends_it(void **state)
     struct exit e = EXIT(.kind = EXIT_EXCEPTION);
     e.u.exc.vector = EXC_MC;
     stops(e, "machine check while this guest ran");
-    e = EXIT(.kind = EXIT_TASK_SWITCH);
-    e.u.task.selector = 0x28;
-    stops(e, "hardware task switch to selector 28");
     e = EXIT(.kind = EXIT_FATAL);
     e.u.raw.why = "it will not have it", e.u.raw.reason = 0x21;
     stops(e, "cannot run the guest: it will not have it; reason 21");
