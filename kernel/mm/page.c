@@ -254,6 +254,15 @@ void page_put(hpa_t pa, unsigned order)
         page_free(pa, order);
 }
 
+void page_split(hpa_t pa, unsigned from, unsigned to)
+{
+    struct range *r = range_of(pa);
+    spin_lock(&mem.lock);
+    for (hpa_t at = pa; at < pa + (PAGE_SIZE << from); at += PAGE_SIZE << to)
+        *page_in(r, at) = (struct page){ .refs = 1, .order = (uint8_t)to, .state = PS_BUSY };
+    spin_unlock(&mem.lock);
+}
+
 int mem_reserve(uint64_t bytes)
 {
     bool fits;

@@ -24,6 +24,9 @@ void  page_free(hpa_t, unsigned order);
 void  page_get(hpa_t);
 void  page_put(hpa_t, unsigned order);
 
+/* A block of order `from`, as allocated, becomes blocks of order `to` with one reference each, which are freed one by one. */
+void  page_split(hpa_t, unsigned from, unsigned to);
+
 /* Promises (vm start): reserve bytes or -ENOMEM; nothing is allocated.  Each later allocation with PAGE_RESERVED_OK must be accounted by the promise holder. */
 int   mem_reserve(uint64_t bytes);
 void  mem_unreserve(uint64_t bytes);

@@ -233,3 +233,41 @@ int ptab_set_leaf(struct ptab *pt, uint64_t va, hpa_t pa, unsigned order, unsign
     atomic_store(slot, pa | pt->fmt->leaf(prot, type, target > 0));
     return 0;
 }
+
+hpa_t ptab_cut(struct ptab *pt, uint64_t va, unsigned order)
+{
+    unsigned target = order / 9;
+    hpa_t table = pt->root;
+    for (unsigned level = pt->fmt->levels - 1;; level--) {
+        uint64_t *slot = slot_in(pt, table, level, va);
+        if (!present(pt, *slot) || is_leaf(pt, *slot, level))
+            return 0;
+        table = *slot & pt->fmt->addr_mask;
+        if (level > target)
+            continue;
+        atomic_store(slot, 0ull);
+        return table;
+    }
+}
+
+void ptab_drop(struct ptab *pt, hpa_t table, unsigned order) { destroy_table(pt, table, order / 9 - 1); }
+
+static void count_table(const struct ptab *pt, hpa_t table, unsigned level, struct pt_leaves *n)
+{
+    const uint64_t *t = pa_to_va(table);
+    for (unsigned i = 0; i < 512; i++) {
+        uint64_t e = atomic_load(&t[i]);
+        if (!present(pt, e))
+            continue;
+        if (!is_leaf(pt, e, level))
+            count_table(pt, e & pt->fmt->addr_mask, level - 1, n);
+        else
+            ++*(level == 0 ? &n->n4k : level == 1 ? &n->n2m : &n->n1g);
+    }
+}
+
+void ptab_count(const struct ptab *pt, struct pt_leaves *n)
+{
+    *n = (struct pt_leaves){ 0 };
+    count_table(pt, pt->root, pt->fmt->levels - 1, n);
+}

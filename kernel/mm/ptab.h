@@ -44,5 +44,12 @@ void ptab_unmap(struct ptab *, uint64_t va, uint64_t len);
 int  ptab_protect(struct ptab *, uint64_t va, uint64_t len, unsigned prot);
 /* Leaf for va: returns its entry, size order in *order; 0 if none. */
 uint64_t ptab_lookup(const struct ptab *, uint64_t va, unsigned *order);
+/* Takes out the table that stands where a leaf of `order` (2M or 1G) could, with all that hangs on it; 0: there is none.  One store; when no CPU walks the table
+ * any more, ptab_drop() frees it. */
+hpa_t ptab_cut(struct ptab *, uint64_t va, unsigned order);
+void ptab_drop(struct ptab *, hpa_t table, unsigned order);
+/* Leaves by size, in a walk through everything. */
+struct pt_leaves { uint64_t n4k, n2m, n1g; };
+void ptab_count(const struct ptab *, struct pt_leaves *);
 /* Fast single-leaf install for the nested-fault path: order ORDER_4K/2M/1G; 0, -ENOMEM, or -EEXIST when a table or leaf is in the way. */
 int  ptab_set_leaf(struct ptab *, uint64_t va, hpa_t pa, unsigned order, unsigned prot, enum pt_memtype);

@@ -5,6 +5,9 @@
 
 static uint64_t chunks_of(const struct gmem_range *r) { return (r->base + r->len - 1) / PAGE_2M - r->first + 1; }
 
+static uint64_t giants_of(const struct gmem_range *r) { return (r->base + r->len - 1) / PAGE_1G - r->base / PAGE_1G + 1; }
+static struct gmem_giant *giant_of(const struct gmem_range *r, gpa_t gpa) { return &r->giant[gpa / PAGE_1G - r->base / PAGE_1G]; }
+
 static bool in_range(const struct gmem_range *r, gpa_t gpa) { return gpa - r->base < r->len; }
 
 static struct gmem_range *range_of(struct gmem *g, gpa_t gpa)
@@ -37,8 +40,11 @@ int gmem_add_range(struct gmem *g, gpa_t base, uint64_t len, bool rom)
             return -EINVAL;
     struct gmem_range r = { .base = base, .len = len, .rom = rom, .first = base / PAGE_2M };
     r.chunk = kzalloc(chunks_of(&r) * sizeof *r.chunk);
-    if (!r.chunk)
+    r.giant = kzalloc(giants_of(&r) * sizeof *r.giant);
+    if (!r.chunk || !r.giant) {
+        kfree(r.chunk), kfree(r.giant);
         return -ENOMEM;
+    }
     int i = g->nranges++;
     for (; i > 0 && g->range[i - 1].base > base; i--)
         g->range[i] = g->range[i - 1];
@@ -65,14 +71,27 @@ static void free_chunk(uint64_t word)
         page_free(va_to_pa(table), ORDER_4K);
 }
 
+/* What nobody has touched of a block goes back; the rest goes with its chunks. */
+static void free_untouched(struct gmem_range *r)
+{
+    for (uint64_t c = 0; c < chunks_of(r); c++) {
+        gpa_t gpa = (r->first + c) * PAGE_2M;
+        const struct gmem_giant *b = in_range(r, gpa) ? giant_of(r, gpa) : NULL;
+        if (b && b->base && !r->chunk[c])
+            page_free(b->base + gpa % PAGE_1G, ORDER_2M);
+    }
+}
+
 void gmem_fini(struct gmem *g)
 {
     ASSERT(atomic_load(&g->pins) == 0);
     for (int i = 0; i < g->nranges; i++) {
         struct gmem_range *r = &g->range[i];
+        free_untouched(r);
         for (uint64_t c = 0; c < chunks_of(r); c++)
             free_chunk(r->chunk[c]);
         kfree(r->chunk);
+        kfree(r->giant);
     }
     mem_unreserve(g->promised);
     memset(g, 0, sizeof *g);
@@ -118,16 +137,48 @@ static int populate_small(struct gmem *g, uint64_t *chunk, gpa_t gpa)
     return 0;
 }
 
+/* Under g->lock: the 2 MiB at gpa from its GiB's block, zeroed; 0: there is no block. */
+static hpa_t piece_of_giant(struct gmem *g, struct gmem_range *r, gpa_t gpa)
+{
+    gpa_t start = ALIGN_DOWN(gpa, PAGE_1G);
+    struct gmem_giant *b = giant_of(r, gpa);
+    if (start < r->base || start + PAGE_1G > r->base + r->len)
+        return 0;
+    if (!b->tried) {
+        b->tried = true;
+        b->base = page_alloc(ORDER_1G, PAGE_RESERVED_OK);
+        if (b->base) {
+            page_split(b->base, ORDER_1G, ORDER_2M);
+            drawn(g, PAGE_1G);
+        }
+    }
+    if (!b->base)
+        return 0;
+    hpa_t pa = b->base + ALIGN_DOWN(gpa % PAGE_1G, PAGE_2M);
+    memset(pa_to_va(pa), 0, PAGE_2M);
+    atomic_add(&b->handed_out, 1u);
+    return pa;
+}
+
+static hpa_t populate_large(struct gmem *g, struct gmem_range *r, gpa_t gpa)
+{
+    hpa_t pa = piece_of_giant(g, r, gpa);
+    if (pa)
+        return pa;
+    pa = page_alloc_zeroed_2m(PAGE_RESERVED_OK);
+    if (pa)
+        drawn(g, PAGE_2M);
+    return pa;
+}
+
 static int populate(struct gmem *g, struct gmem_range *r, uint64_t *chunk, gpa_t gpa)
 {
     spin_lock(&g->lock);
     int err = 0;
     if (!*chunk && wants_large(r, gpa)) {
-        hpa_t pa = page_alloc_zeroed_2m(PAGE_RESERVED_OK);
-        if (pa) {
-            drawn(g, PAGE_2M);
+        hpa_t pa = populate_large(g, r, gpa);
+        if (pa)
             atomic_store(chunk, pa | CHUNK_LARGE);
-        }
     }
     if (!(*chunk & CHUNK_LARGE))        /* memory too fragmented for 2 MiB, or not wanted */
         err = populate_small(g, chunk, gpa);
@@ -162,8 +213,43 @@ int gmem_leaf(struct gmem *g, gpa_t gpa, struct gmem_leaf *leaf)
     if (!pa)
         return -ENOMEM;
     bool large = atomic_load(&r->chunk[gpa / PAGE_2M - r->first]) & CHUNK_LARGE;
+    if (large && atomic_load(&giant_of(r, gpa)->handed_out) == PAGE_1G / PAGE_2M) {
+        *leaf = (struct gmem_leaf){ ALIGN_DOWN(pa, PAGE_1G), ORDER_1G, !r->rom };
+        return 0;
+    }
     *leaf = (struct gmem_leaf){ large ? ALIGN_DOWN(pa, PAGE_2M) : pa, large ? ORDER_2M : ORDER_4K, !r->rom };
     return 0;
+}
+
+static bool find_in_chunk(uint64_t word, hpa_t pa, uint64_t *off)
+{
+    if (word & CHUNK_LARGE) {
+        *off = pa - (word & ~CHUNK_LARGE);
+        return *off < PAGE_2M;
+    }
+    const uint64_t *table = (const uint64_t *)(uintptr_t)word;
+    for (unsigned i = 0; table && i < 512; i++)
+        if (atomic_load(&table[i]) == pa) {
+            *off = i * PAGE_SIZE;
+            return true;
+        }
+    return false;
+}
+
+bool gmem_lose(struct gmem *g, hpa_t pa, gpa_t *gpa)
+{
+    uint64_t off;
+    for (int i = 0; i < g->nranges; i++) {
+        for (uint64_t c = 0; c < chunks_of(&g->range[i]); c++) {
+            uint64_t word = atomic_load(&g->range[i].chunk[c]);
+            if (!find_in_chunk(word, pa, &off))
+                continue;
+            *gpa = (g->range[i].first + c) * PAGE_2M + off;
+            page_get(word & CHUNK_LARGE ? word & ~CHUNK_LARGE : pa);
+            return true;
+        }
+    }
+    return false;
 }
 
 hpa_t gmem_table_page(struct gmem *g)

@@ -11,12 +11,20 @@
 
 enum { GMEM_MAX_RANGES = 8 };
 
+/*
+ * Where a range covers an aligned GiB, the first touch in it takes a host block of 1 GiB, if there is one, of which each 2 MiB is zeroed and handed out when it is
+ * touched.  When all are, the block is described as one leaf.
+ */
+struct gmem_giant { hpa_t base; uint32_t handed_out; bool tried; };
+#define PAGE_1G (1ull << 30)
+
 struct gmem_range {
     gpa_t base;                 /* 4 KiB aligned */
     uint64_t len;
     bool rom;
     uint64_t first;             /* number of its first chunk: base / 2 MiB */
     uint64_t *chunk;            /* one word per 2 MiB region touched by the range */
+    struct gmem_giant *giant;   /* one per GiB touched by the range; under lock, but for handed_out */
 };
 
 /* A chunk word: 0, a 2 MiB page | CHUNK_LARGE, or the address of a table of 512 page addresses. */
@@ -43,6 +51,8 @@ struct gmem_leaf { hpa_t pa; unsigned order; bool writable; };
 /* Populate and describe the page under gpa.  The leaf is the largest that backs all of its naturally aligned region.  -EFAULT: not RAM;
  * -ENOMEM cannot happen while the promise holds. */
 int  gmem_leaf(struct gmem *, gpa_t, struct gmem_leaf *);
+/* Whether the host page at `pa` (4 KiB) is this guest's, and where it sees it; then it will never be given to anyone again.  A search through everything. */
+bool gmem_lose(struct gmem *, hpa_t pa, gpa_t *gpa);
 /* A zeroed 4 KiB page from the VM's promise (nested page tables). */
 hpa_t gmem_table_page(struct gmem *);
 /* Loader's door: writes ROM too. */

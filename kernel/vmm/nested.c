@@ -12,25 +12,6 @@ static int set_leaf(struct vm *vm, gpa_t gpa, const struct gmem_leaf *leaf, unsi
 }
 
 /*
- * The nested leaf may be as large as the backing allows, smaller where a table is in the way.  What the other vCPU has installed meanwhile is just as good, but
- * for rights that were taken away (nested_protect) and that this fault asks back; no flush then: a CPU looks again before it faults.
- */
-static int install(struct vm *vm, gpa_t gpa, const struct gmem_leaf *leaf)
-{
-    unsigned order = MIN(leaf->order, vmm_host.max_leaf), found;
-    unsigned prot = PT_R | PT_X | (leaf->writable ? PT_W : 0);
-    spin_lock(&vm->nested_lock);
-    int err = set_leaf(vm, gpa, leaf, order, prot);
-    uint64_t old = likely(!err) ? 0 : ptab_lookup(&vm->nested, gpa, &found);
-    for (; err == -EEXIST && !old && order > ORDER_4K; order -= ORDER_2M)
-        err = set_leaf(vm, gpa, leaf, order - ORDER_2M, prot);
-    if (err == -EEXIST && old && leaf->writable && !(vm->nested.fmt->prot(old) & PT_W))
-        err = ptab_protect(&vm->nested, ALIGN_DOWN(gpa, PAGE_SIZE << found), PAGE_SIZE << found, prot);
-    spin_unlock(&vm->nested_lock);
-    return err == -EEXIST ? 0 : err;
-}
-
-/*
  * A page leaves a VM, or what it may do with it shrinks: the entry has changed; now every vCPU is asked to flush, those in guest mode are kicked, and when each has
  * been seen outside or has taken the request, no CPU holds the old translation and the caller may drop the page.
  */
@@ -58,6 +39,42 @@ int nested_protect(struct vm *vm, gpa_t gpa, uint64_t len)
     spin_unlock(&vm->nested_lock);
     flush_everywhere(vm);
     return err;
+}
+
+/* All of a GiB is there in one piece: one leaf instead of a table of 512.  Meanwhile other vCPUs fault here and find it gone, or install that leaf themselves. */
+static __attribute__((noinline)) void promote(struct vm *vm, gpa_t gpa, const struct gmem_leaf *leaf, unsigned prot)
+{
+    spin_lock(&vm->nested_lock);
+    hpa_t table = ptab_cut(&vm->nested, gpa, ORDER_1G);
+    spin_unlock(&vm->nested_lock);
+    if (!table)
+        return;
+    flush_everywhere(vm);
+    spin_lock(&vm->nested_lock);
+    ptab_drop(&vm->nested, table, ORDER_1G);
+    set_leaf(vm, gpa, leaf, ORDER_1G, prot);
+    spin_unlock(&vm->nested_lock);
+}
+
+/*
+ * The nested leaf may be as large as the backing allows, smaller where a table is in the way.  What the other vCPU has installed meanwhile is just as good, but
+ * for rights that were taken away (nested_protect) and that this fault asks back; no flush then: a CPU looks again before it faults.
+ */
+static int install(struct vm *vm, gpa_t gpa, const struct gmem_leaf *leaf)
+{
+    unsigned order = MIN(leaf->order, vmm_host.max_leaf), found;
+    unsigned prot = PT_R | PT_X | (leaf->writable ? PT_W : 0);
+    spin_lock(&vm->nested_lock);
+    int err = set_leaf(vm, gpa, leaf, order, prot);
+    uint64_t old = likely(!err) ? 0 : ptab_lookup(&vm->nested, gpa, &found);
+    for (; err == -EEXIST && !old && order > ORDER_4K; order -= ORDER_2M)
+        err = set_leaf(vm, gpa, leaf, order - ORDER_2M, prot);
+    if (err == -EEXIST && old && leaf->writable && !(vm->nested.fmt->prot(old) & PT_W))
+        err = ptab_protect(&vm->nested, ALIGN_DOWN(gpa, PAGE_SIZE << found), PAGE_SIZE << found, prot);
+    spin_unlock(&vm->nested_lock);
+    if (unlikely(!err && leaf->order == ORDER_1G && order < vmm_host.max_leaf))
+        promote(vm, gpa, leaf, prot);
+    return err == -EEXIST ? 0 : err;
 }
 
 /* RAM to be populated, a write to ROM, or an access that cannot be answered. */
