@@ -5,6 +5,8 @@
 #include "kernel/lib/log.h"
 #include "kernel/vmm/vcpu.h"
 #include "kernel/x86/cpu.h"
+#include "kernel/x86/mce.h"
+#include "kernel/x86/mitigations.h"
 #include "kernel/x86/smp.h"
 #include "kernel/x86/time.h"
 
@@ -50,7 +52,7 @@ static void describe_host(const struct virt_options *o)
 {
     vmm_host = (struct vmm_host){
         .tsc_hz = tsc_hz(), .tsc_stable = tsc_usable() && cpu_has(FEAT_INVTSC), .tsc_clock = tsc_usable(), .phys_bits = o->phys_bits,
-        .xcr0 = cpu_info.xcr0, .kick = smp_kick, .cpuid = raw_cpuid, .without = o->without, .check_entries = o->check_entries,
+        .xcr0 = cpu_info.xcr0, .kick = smp_kick, .cpuid = raw_cpuid, .ibpb = mitigations_ibpb, .without = o->without, .check_entries = o->check_entries,
     };
 }
 
@@ -83,6 +85,7 @@ void virt_init(const struct virt_options *o)
         return;
     }
     hv = o->check_entries ? with_checks(s.ops) : s.ops;
+    mce_set_owner(vm_page_lost);
     log_info("virt", "%s is on", hv->name);
 }
 

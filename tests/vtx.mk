@@ -1,4 +1,4 @@
-# What takes minutes in Bochs: make test-vtx.  ONLY=REGEX picks by name.
-test-vtx: all $(B)/tools/crc32c guests
-	@tests/run --build $(B) --only '$(ONLY)' --slow tests/vtx.slow
-.PHONY: test-vtx
+# What takes minutes in Bochs: make test-vtx, make test-svm.  ONLY=REGEX picks by name.
+test-vtx test-svm: test-%: all $(B)/tools/crc32c guests
+	@tests/run --build $(B) --only '$(ONLY)' --slow tests/$*.slow
+.PHONY: test-vtx test-svm

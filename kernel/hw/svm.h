@@ -19,6 +19,7 @@
 
 /* Intercept words at 000h .. 013h */
 enum { ICPT_CR, ICPT_DR, ICPT_EXC, ICPT_MISC1, ICPT_MISC2, ICPT_WORDS };
+#define ICPT_CR_READ(n)         BIT(n)
 #define ICPT_CR_WRITE(n)        BIT(16 + (n))
 #define ICPT_DR_ALL             0xffffffffull
 /* MISC1 */

@@ -61,7 +61,7 @@ svm_enter:
     popq %rax
     vmload %rax
     stgi
-    cmpb $0, mitigations + 1(%rip)      /* rsb_fill: before the first RET, whose prediction the guest may have planted */
+    cmpw $0, mitigations + 1(%rip)      /* rsb_fill, spec_ctrl_used: before the first RET, whose prediction the guest may have planted */
     jne 2f
 1:
     popq %r15
@@ -73,7 +73,18 @@ svm_enter:
     movq %rsi, %rdi
     jmp svm_exited
 
-2:  RSB_FILL
+2:
+    cmpq $0, %gs:48                     /* percpu.spec_ctrl_guest */
+    je 8f
+    movl $0x48, %ecx                    /* SPEC_CTRL = mitigations.spec_ctrl_host */
+    movl mitigations + 8(%rip), %eax
+    movl mitigations + 12(%rip), %edx
+    wrmsr
+    movq $0, %gs:48
+8:
+    cmpb $0, mitigations + 1(%rip)
+    je 1b
+    RSB_FILL
     jmp 1b
     .size svm_enter, . - svm_enter
     .section .note.GNU-stack, "", @progbits

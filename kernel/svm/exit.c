@@ -2,6 +2,7 @@
 #include "kernel/svm/svm.h"
 
 #include "kernel/x86/cpu.h"
+#include "kernel/x86/mce.h"
 
 static void nested_fault(const struct vmcb *b, struct exit *e)
 {
@@ -17,7 +18,7 @@ static void nested_fault(const struct vmcb *b, struct exit *e)
 static enum exit_kind control(const struct vmcb *b, struct exit *e)
 {
     e->u.cr.cr = b->exitcode & 15;
-    e->u.cr.write = true, e->u.cr.lmsw = e->u.cr.clts = false;
+    e->u.cr.write = b->exitcode >= SVM_EXIT_CR_WRITE, e->u.cr.lmsw = e->u.cr.clts = false;
     e->u.cr.gpr = svm_features.decode && (b->exitinfo1 >> 63) ? b->exitinfo1 & 15 : 0xff;
     return EXIT_CR;
 }
@@ -27,6 +28,8 @@ static enum exit_kind exception(const struct vmcb *b, struct exit *e)
     e->u.exc.vector = (uint8_t)(b->exitcode - SVM_EXIT_EXC);
     e->u.exc.has_error = e->u.exc.vector == EXC_AC;
     e->u.exc.error = (uint32_t)b->exitinfo1;
+    if (e->u.exc.vector == EXC_MC && mce_in_guest())
+        return EXIT_INTERNAL;
     return EXIT_EXCEPTION;
 }
 
@@ -71,7 +74,7 @@ static enum exit_kind other(struct vcpu *v, const struct vmcb *b, struct exit *e
 {
     switch (b->exitcode) {
     case SVM_EXIT_IRET: return iret(svm_of(v), e);
-    case SVM_EXIT_CR_WRITE ... SVM_EXIT_CR_WRITE + 15: return control(b, e);
+    case SVM_EXIT_CR_READ ... SVM_EXIT_CR_WRITE + 15: return control(b, e);
     case SVM_EXIT_DR_READ ... SVM_EXIT_DR_WRITE + 15: return debug_registers(v);
     case SVM_EXIT_EXC ... SVM_EXIT_EXC + 31: return exception(b, e);
     case SVM_EXIT_INTR ... SVM_EXIT_INIT: return EXIT_HOST_INTR;

@@ -55,6 +55,7 @@ static int svm_probe(char *err, size_t errlen)
     }
     memset(pa_to_va(iopm), 0xff, PAGE_SIZE << IOPM_ORDER);
     vmm_host.nested = &pt_npt;
+    vmm_host.spec_ctrl = mitigations.spec_ctrl_guest;
     vmm_host.max_leaf = cpu_has(FEAT_PDPE1GB) ? ORDER_1G : ORDER_2M;
     log_info("svm", "nested paging, %u ASIDs%s%s%s%s%s", svm_features.nasids, svm_features.nrips ? ", next RIP" : "",
              svm_features.flush_asid ? ", flush by ASID" : "", svm_features.decode ? ", decode assists" : "",
@@ -234,6 +235,22 @@ static void weigh(struct vcpu *v, struct svm_vcpu *s)
     svm_dirty(s, CLEAN_TPR);
 }
 
+/*
+ * What can be taken at once is injected where the CPU is more than QEMU's (which delivers an external interrupt from EVENTINJ twice and has no next-RIP save):
+ * Bochs (to 2.7 at least) sees V_IRQ only when the guest sets IF.
+ */
+static void inject_offered(struct vcpu *v, struct svm_vcpu *s)
+{
+    struct vmcb *b = s->vmcb;
+    bool above = (b->vintr & V_IGN_TPR) || (b->vintr & V_INTR_PRIO);
+    if (!(b->vintr & V_IRQ) || !above || !(v->rflags & RFLAGS_IF) || v->shadow || (b->eventinj & EVT_VALID))
+        return;
+    b->eventinj = EVT_VALID | (uint64_t)EVENT_INTR << EVT_TYPE_SHIFT | (b->vintr & V_INTR_VECTOR) >> V_INTR_VECTOR_SHIFT;
+    b->vintr &= ~V_IRQ;
+    s->after |= AFTER_ONCE;
+    svm_dirty(s, CLEAN_TPR);
+}
+
 /* Rare; interrupts are off. */
 static __attribute__((noinline)) void prepare(struct vcpu *v, struct svm_vcpu *s)
 {
@@ -243,7 +260,11 @@ static __attribute__((noinline)) void prepare(struct vcpu *v, struct svm_vcpu *s
         svm_new_asid(this_svm(), s);
         s->after |= AFTER_ONCE;
     }
-    s->before = 0;
+    if (s->before & BEFORE_OFFER)
+        inject_offered(v, s);
+    if (s->before & BEFORE_SPEC_CTRL)
+        mitigations_spec_to_guest(s->spec_ctrl_run);
+    s->before &= BEFORE_SPEC_CTRL;
 }
 
 static inline void put_registers(const struct vcpu *v, struct vmcb *b)
@@ -315,6 +336,8 @@ static __attribute__((noinline)) void take_stock(struct vcpu *v)
         atomic_or(&v->requests, REQ_EVENT);
     }
     s->after = (v->shadow ? AFTER_SHADOW : 0) | (v->irq_offered != IRQ_NONE && !v->irq_taken ? AFTER_OFFER : 0) | (s->nmi == NMI_AT_IRET ? AFTER_IRET : 0);
+    if ((s->after & AFTER_OFFER) && svm_features.nrips)
+        s->before |= BEFORE_OFFER;
     svm_translate(v);
 }
 
@@ -381,6 +404,7 @@ static void offer(struct vcpu *v, struct svm_vcpu *s, const struct event_info *e
         b->vintr |= V_IRQ | (uint64_t)ev->vector << V_INTR_VECTOR_SHIFT | ((v->irq_offered & IRQ_EXTINT) ? V_IGN_TPR : 0);
     weigh(v, s);
     s->after |= ev->valid ? AFTER_OFFER : 0;
+    s->before |= ev->valid && svm_features.nrips ? BEFORE_OFFER : 0;
 }
 
 static void svm_inject(struct vcpu *v, const struct event_info *ev)

@@ -16,7 +16,7 @@ struct svm_cpu {
 enum nmi_state { NMI_OPEN, NMI_IN_HANDLER /* IRET is intercepted */, NMI_AT_IRET /* unblocked once RIP has moved on */ };
 
 /* What an entry or an exit has to see to beside the common path; each bit stands until that is done. */
-enum { BEFORE_ASID = 1, BEFORE_SHADOW = 2 };
+enum { BEFORE_ASID = 1, BEFORE_SHADOW = 2, BEFORE_OFFER = 4, BEFORE_SPEC_CTRL = 8 /* stays */ };
 enum { AFTER_ONCE = 1 /* EVENTINJ or TLB_CONTROL is set */, AFTER_OFFER = 2, AFTER_IRET = 4, AFTER_SHADOW = 8 };
 
 struct svm_vcpu {
@@ -36,6 +36,8 @@ struct svm_vcpu {
     enum nmi_state nmi;
     uint64_t iret_rip;
     uint64_t tsc_aux;
+    uint64_t spec_ctrl, spec_ctrl_run;  /* as the guest has it; in the CPU while it runs */
+    uint64_t cr4_mce;           /* CR4.MCE as the guest has it; the CPU has the host's */
     uint32_t hash[CLEAN_GROUPS];        /* check=vmcb: of each clean-bit group as the last exit left it … */
     const struct svm_cpu *hash_cpu;     /* … on this CPU */
 };

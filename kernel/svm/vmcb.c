@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "kernel/x86/cpu.h"
+#include "kernel/x86/mitigations.h"
 
 enum { APIC_TPR = 0x80 };
 
@@ -43,6 +44,23 @@ void svm_vmcb_init(struct vcpu *v)
     memset(s->dr, 0, sizeof s->dr);
 }
 
+/*
+ * A machine check must reach the host even if the guest does not care: CR4.MCE is the host's while the guest runs, and reads of CR4 exit until the guest has
+ * set it, too, as nearly all do.
+ */
+static uint64_t get_cr4(const struct svm_vcpu *s) { return (s->vmcb->cr4 & ~(uint64_t)CR4_MCE) | s->cr4_mce; }
+
+static void put_cr4(struct svm_vcpu *s, uint64_t cr4)
+{
+    uint64_t host = read_cr4() & CR4_MCE;
+    uint32_t reads = (uint32_t)ICPT_CR_READ(4), old = s->vmcb->intercept[ICPT_CR];
+    s->cr4_mce = cr4 & CR4_MCE;
+    s->vmcb->cr4 = cr4 | host;
+    s->vmcb->intercept[ICPT_CR] = s->cr4_mce == host ? old & ~reads : old | reads;
+    if (s->vmcb->intercept[ICPT_CR] != old)
+        svm_dirty(s, CLEAN_I);
+}
+
 static struct cpu_seg get_seg(const struct vmcb_seg *s)
 {
     return (struct cpu_seg){ .base = s->base, .limit = s->limit, .sel = s->sel, .attr = s->attr };
@@ -74,7 +92,7 @@ void svm_get_state(struct vcpu *v, struct cpu_state *st, unsigned groups)
         st->idt = (struct cpu_dtab){ b->idtr.base, (uint16_t)b->idtr.limit };
     }
     if (groups & ST_CRS) {
-        st->cr0 = b->cr0, st->cr2 = b->cr2, st->cr3 = b->cr3, st->cr4 = b->cr4;
+        st->cr0 = b->cr0, st->cr2 = b->cr2, st->cr3 = b->cr3, st->cr4 = get_cr4(s);
         st->efer = b->efer & ~EFER_SVME;
         st->cpl = b->cpl;
         svm_notice_xcr0(v);
@@ -86,7 +104,7 @@ void svm_get_state(struct vcpu *v, struct cpu_state *st, unsigned groups)
         st->sysenter_cs = b->sysenter_cs, st->sysenter_esp = b->sysenter_esp, st->sysenter_eip = b->sysenter_eip;
     }
     if (groups & ST_MSRS)
-        st->pat = b->g_pat, st->debugctl = b->debugctl, st->tsc_aux = s->tsc_aux, st->spec_ctrl = 0;
+        st->pat = b->g_pat, st->debugctl = b->debugctl, st->tsc_aux = s->tsc_aux, st->spec_ctrl = s->spec_ctrl;
     if (groups & ST_INTR) {
         st->shadow = b->int_shadow & INT_SHADOW;
         st->nmi_blocked = s->nmi != NMI_OPEN;
@@ -95,9 +113,10 @@ void svm_get_state(struct vcpu *v, struct cpu_state *st, unsigned groups)
 
 void svm_get_code(struct vcpu *v, struct cpu_state *st)
 {
-    const struct vmcb *b = svm_of(v)->vmcb;
+    const struct svm_vcpu *s = svm_of(v);
+    const struct vmcb *b = s->vmcb;
     st->seg[SEG_CS].base = b->cs.base, st->seg[SEG_CS].attr = b->cs.attr;
-    st->cr0 = b->cr0, st->cr3 = b->cr3, st->cr4 = b->cr4, st->efer = b->efer & ~EFER_SVME;
+    st->cr0 = b->cr0, st->cr3 = b->cr3, st->cr4 = get_cr4(s), st->efer = b->efer & ~EFER_SVME;
     st->cpl = b->cpl;
 }
 
@@ -115,7 +134,8 @@ void svm_set_state(struct vcpu *v, const struct cpu_state *st, unsigned groups)
         b->idtr = (struct vmcb_seg){ .limit = st->idt.limit, .base = st->idt.base };
     }
     if (groups & ST_CRS) {
-        b->cr0 = st->cr0, b->cr2 = st->cr2, b->cr3 = st->cr3, b->cr4 = st->cr4;
+        b->cr0 = st->cr0, b->cr2 = st->cr2, b->cr3 = st->cr3;
+        put_cr4(s, st->cr4);
         b->efer = st->efer | EFER_SVME;         /* VMRUN refuses a guest without it */
         b->cpl = st->cpl;
     }
@@ -125,8 +145,11 @@ void svm_set_state(struct vcpu *v, const struct cpu_state *st, unsigned groups)
         b->star = st->star, b->lstar = st->lstar, b->cstar = st->cstar, b->sfmask = st->sfmask, b->kernel_gs_base = st->kernel_gs_base;
         b->sysenter_cs = st->sysenter_cs, b->sysenter_esp = st->sysenter_esp, b->sysenter_eip = st->sysenter_eip;
     }
-    if (groups & ST_MSRS)
+    if (groups & ST_MSRS) {
         b->g_pat = st->pat, b->debugctl = st->debugctl, s->tsc_aux = st->tsc_aux;
+        s->spec_ctrl = st->spec_ctrl, s->spec_ctrl_run = mitigations_spec_ctrl(st->spec_ctrl);
+        s->before = (s->before & ~(uint32_t)BEFORE_SPEC_CTRL) | (s->spec_ctrl_run != mitigations.spec_ctrl_host ? BEFORE_SPEC_CTRL : 0);
+    }
     if (groups & ST_INTR) {
         b->int_shadow = st->shadow ? INT_SHADOW : 0;
         if (!st->nmi_blocked)
@@ -142,8 +165,8 @@ void svm_dump(struct vcpu *v, void (*print)(void *, const char *), void *arg)
 {
     const struct vmcb *b = svm_of(v)->vmcb;
     char text[160];
-    snprintf(text, sizeof text, "  VMCB exit %llx info %llx %llx intinfo %llx inject %llx vintr %llx asid %u", (unsigned long long)b->exitcode,
+    snprintf(text, sizeof text, "  VMCB exit %llx info %llx %llx intinfo %llx inject %llx vintr %llx asid %u of generation %llu", (unsigned long long)b->exitcode,
              (unsigned long long)b->exitinfo1, (unsigned long long)b->exitinfo2, (unsigned long long)b->exitintinfo, (unsigned long long)b->eventinj,
-             (unsigned long long)b->vintr, b->asid);
+             (unsigned long long)b->vintr, b->asid, (unsigned long long)svm_of(v)->asid_gen);
     print(arg, text);
 }

@@ -164,15 +164,20 @@ static void write_cr8_exit(struct vcpu *v, struct exit *e, uint64_t val)
 
 static void on_cr(struct vcpu *v, struct exit *e)
 {
-    if (!e->u.cr.write) {
-        on_ud(v, e);            /* no CR read is intercepted */
-        return;
-    }
     if (e->u.cr.gpr == 0xff) {  /* the CPU did not tell the operand */
         const struct insn *insn = vcpu_decode(v);
         if (!insn)
             return;
         e->u.cr.gpr = insn->rm;
+    }
+    if (!e->u.cr.write && e->u.cr.cr == 4) {    /* intercepted while one of its bits is not the guest's */
+        v->gpr[e->u.cr.gpr] = vcpu_state(v, ST_CRS)->cr4;
+        skip(v, e);
+        return;
+    }
+    if (!e->u.cr.write) {
+        on_ud(v, e);
+        return;
     }
     uint64_t val = v->gpr[e->u.cr.gpr];
     if (e->u.cr.clts)

@@ -116,7 +116,7 @@ static void shift_tsc(void *vcpu, int64_t delta)
     atomic_or(&v->requests, REQ_CLOCK);
 }
 
-static void ibpb(void *v) {}                    /* SPEC_CTRL and PRED_CMD are not offered yet: never called */
+static void ibpb(void *v) { vmm_host.ibpb(); }
 static void clock_wall(void *v, uint64_t gpa) { pvclock_wall(v, gpa); }
 static void clock_page(void *v, uint64_t val) { pvclock_page(v, val); }
 
@@ -137,12 +137,13 @@ int policy_vm_init(struct vm *vm)
         return -ENOMEM;
     struct cpuid_policy c = {
         .raw = raw_cpuid, .ncpus = vm->p.ncpus, .xcr0 = vmm_host.xcr0, .phys_bits = (uint8_t)vmm_host.phys_bits,
-        .tsc_stable = vmm_host.tsc_stable, .kvmclock = true, .tsc_khz = (uint32_t)(vmm_host.tsc_hz / 1000),
+        .tsc_stable = vmm_host.tsc_stable, .kvmclock = true, .spec_ctrl = vmm_host.spec_ctrl != 0, .tsc_khz = (uint32_t)(vmm_host.tsc_hz / 1000),
     };
     cpuid_build(&p->cpuid, &c);
     p->cr4 = cr4_bits(&p->cpuid);
     p->msr = (struct msr_policy){
         .intel = p->cpuid.intel, .phys_bits = p->cpuid.phys_bits, .efer_mask = EFER_SCE | EFER_LME | EFER_NXE, .tsc_aux = true, .kvmclock = true,
+        .spec_ctrl_mask = vmm_host.spec_ctrl,
     };
     if (cpuid_has(&p->cpuid, 0x80000001, R_EDX, 25))
         p->msr.efer_mask |= EFER_FFXSR;

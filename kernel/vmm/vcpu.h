@@ -5,6 +5,7 @@
  * Legend: [any] touched by other CPUs, atomics only; [vm] under vm->lock; [hot] in the exit path.
  */
 #pragma once
+#include "kernel/lib/list.h"
 #include "kernel/hw/x86.h"
 #include "kernel/lib/log.h"
 #include "kernel/mm/ptab.h"
@@ -88,6 +89,7 @@ _Static_assert(offsetof(struct vcpu, rip) == 128, "entry stubs");
 
 struct vm {
     struct vm_params p;
+    struct list node;           /* of all VMs */
     struct sched_cap cap;       /* of all vCPUs together */
     uint64_t serial;            /* 1, 2, …: never reused */
     struct gmem gmem;
@@ -142,6 +144,8 @@ struct vmm_host {
     unsigned max_leaf;
     bool apic_virt;                     /* by hv->probe: the CPU works on the LAPIC's page by itself (struct apic_virt) */
     unsigned without;                   /* WITHOUT_: the command line said to leave these alone */
+    uint64_t spec_ctrl;         /* by hv->probe: bits of SPEC_CTRL that are switched per vCPU and so can be offered; 0: hide it, and PRED_CMD */
+    void (*ibpb)(void);
     bool check_entries;         /* hv_ops.run_checked is in use */
 };
 extern struct vmm_host vmm_host;

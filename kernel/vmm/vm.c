@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernel/lib/log.h"
 #include "kernel/lib/muldiv.h"
 #include "kernel/sched/fpu.h"
 #include "kernel/vmm/policy.h"
@@ -72,6 +73,29 @@ static int create_parts(struct vm *vm)
     return err;
 }
 
+static struct spinlock all_lock;
+static struct list all = LIST_INIT(all);        /* under all_lock: VMs whose memory is complete */
+
+bool vm_page_lost(hpa_t pa)
+{
+    bool found = false;
+    gpa_t gpa;
+    char text[160];
+    spin_lock(&all_lock);
+    for (struct list *n = all.next; n != &all && !found; n = n->next) {
+        struct vm *vm = container_of(n, struct vm, node);
+        found = gmem_lose(&vm->gmem, pa, &gpa);
+        if (!found)
+            continue;
+        snprintf(text, sizeof text, "the memory under guest-physical %llx (host %llx) has failed: machine check", (unsigned long long)gpa,
+                 (unsigned long long)pa);
+        log_err(vm->p.name, "%s", text);
+        vm_request_stop(vm, STOP_CRASH, 0, text);
+    }
+    spin_unlock(&all_lock);
+    return found;
+}
+
 int vm_create(const struct vm_params *p, struct vm **out, char *err, size_t errlen)
 {
     int e = check_params(p, err, errlen);
@@ -92,12 +116,16 @@ int vm_create(const struct vm_params *p, struct vm **out, char *err, size_t errl
     vmclock_init(&vm->clock);
     work_init(&vm->work, carry_out);
     sched_cap_init(&vm->cap, p->cap);
+    list_init(&vm->node);
     e = create_parts(vm);
     if (e) {
         snprintf(err, errlen, "%s: no host memory for the VM's own structures", p->name);
         vm_destroy(vm);
         return e;
     }
+    spin_lock(&all_lock);
+    list_append(&all, &vm->node);
+    spin_unlock(&all_lock);
     *out = vm;
     return 0;
 }
@@ -107,6 +135,9 @@ void vm_destroy(struct vm *vm)
     if (!vm)
         return;
     ASSERT(vm->state == VM_STOPPED);
+    spin_lock(&all_lock);
+    list_del(&vm->node);
+    spin_unlock(&all_lock);
     work_flush(&vm->work);
     end_threads(vm);
     for (unsigned i = 0; i < VM_MAX_VCPUS; i++)
@@ -630,6 +661,11 @@ void vm_dump(struct vm *vm, void (*print)(void *, const char *), void *arg)
         line(&p, "%s is running; pause it first", vm->p.name);
     for (unsigned i = 0; vm->state != VM_RUNNING && i < vm->p.ncpus; i++)
         dump_vcpu(vm->vcpu[i], &p);
+    struct pt_leaves n;
+    if (vm->state != VM_RUNNING) {
+        ptab_count(&vm->nested, &n);
+        line(&p, "nested pages: %llu of 1 GiB, %llu of 2 MiB, %llu of 4 KiB", (unsigned long long)n.n1g, (unsigned long long)n.n2m, (unsigned long long)n.n4k);
+    }
     mutex_unlock(&vm->lock);
 }
 

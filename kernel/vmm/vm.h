@@ -64,6 +64,9 @@ bool vm_wait(struct vm *, uint64_t deadline_ns);        /* until STOPPED; false 
 void vm_request_reset(struct vm *);
 void vm_request_stop(struct vm *, enum vm_stop, unsigned code, const char *reason);     /* reason is copied */
 
+/* The contents of this host page are lost (machine check): the VM that has it is stopped as crashed; false: no VM has it.  Thread context. */
+bool vm_page_lost(hpa_t);
+
 /* Statistics. */
 struct vcpu_stats {
     uint64_t exits[32];                 /* by enum exit_kind */

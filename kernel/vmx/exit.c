@@ -1,6 +1,8 @@
 /* VM exits → struct exit.  Nothing is decided here. */
 #include "kernel/vmx/vmx.h"
 
+#include "kernel/x86/mce.h"
+
 static enum exit_kind pio(struct exit *e, uint64_t q)
 {
     e->u.pio.port = (uint16_t)(q >> IOQ_PORT_SHIFT);
@@ -80,6 +82,12 @@ static void debug_exception(struct vcpu *v, uint64_t q)
     vmx_set_state(v, &st, ST_DRS);
 }
 
+static enum exit_kind machine_check(struct exit *e)
+{
+    e->u.exc.vector = EXC_MC, e->u.exc.has_error = false;
+    return mce_in_guest() ? EXIT_INTERNAL : EXIT_EXCEPTION;
+}
+
 static enum exit_kind exception(struct vcpu *v, struct exit *e, uint64_t q)
 {
     uint32_t info = (uint32_t)vmread(VMCS_EXIT_EVENT);
@@ -88,6 +96,8 @@ static enum exit_kind exception(struct vcpu *v, struct exit *e, uint64_t q)
         return EXIT_HOST_INTR;
     if (unlikely((info & VEC_NMI_UNBLOCKED) && vector != EXC_DF))
         block_nmi_again(vmx_of(v));
+    if (vector == EXC_MC)
+        return machine_check(e);
     if (vector == EXC_DB)
         debug_exception(v, q);
     if (unlikely((info & VEC_TYPE) >> VEC_TYPE_SHIFT == VEC_PRIV_SOFT_EXC))
@@ -96,12 +106,6 @@ static enum exit_kind exception(struct vcpu *v, struct exit *e, uint64_t q)
     e->u.exc.has_error = info & VEC_ERROR;
     e->u.exc.error = e->u.exc.has_error ? (uint32_t)vmread(VMCS_EXIT_ERROR) : 0;
     e->u.exc.dr6 = q;
-    return EXIT_EXCEPTION;
-}
-
-static enum exit_kind machine_check(struct exit *e)
-{
-    e->u.exc.vector = EXC_MC, e->u.exc.has_error = false;
     return EXIT_EXCEPTION;
 }
 

@@ -45,7 +45,8 @@ static void decide_intel(void)
     why.mds = m->verw ? "on: buffers cleared by VERW before entry" : !mds && !mmio && !rfds ? "not affected" :
               "VULNERABLE: VERW does not clear buffers; update the microcode";
     m->no_smt_sharing = cpu_has(FEAT_HTT) && (l1tf || mds || (taa && mds));
-    why.smt = m->no_smt_sharing ? "siblings leak (L1TF or MDS)" : "siblings may run different VMs";
+    why.smt = m->no_smt_sharing ? "VULNERABLE: siblings leak to each other and are not kept apart; switch Hyper-Threading off in the firmware" :
+              cpu_has(FEAT_HTT) ? "siblings may run different VMs" : "none";
     why.lfence = "not needed on Intel", why.zenbleed = "not affected";
 }
 
@@ -91,6 +92,8 @@ void mitigations_init(bool off)
     if (cpu_has(FEAT_SPEC_CTRL) || (amd_ctrl && cpu_has(FEAT_AMD_IBPB)))
         m->spec_ctrl_guest = SPEC_CTRL_IBRS | (cpu_has(FEAT_STIBP) || cpu_has(FEAT_AMD_STIBP) ? SPEC_CTRL_STIBP : 0) |
                              (cpu_has(FEAT_SSBD) || cpu_has(FEAT_AMD_SSBD) ? SPEC_CTRL_SSBD : 0);
+    if (m->no_smt_sharing && !off)
+        log_warn("cpu", "Hyper-Threading is on and this CPU leaks between siblings: switch it off in the firmware, or VMs can read each other's memory");
     if (off) {
         uint64_t guest = m->spec_ctrl_guest;
         *m = (struct mitigations){ .spec_ctrl_guest = guest };
@@ -98,6 +101,7 @@ void mitigations_init(bool off)
         why.spectre_v2 = why.guest_bti = why.rsb = why.l1tf = why.mds = why.zenbleed = why.smt = "off by mitigations=off";
         log_warn("cpu", "mitigations=off: guests can read each other's and the host's memory through side channels");
     }
+    m->spec_ctrl_used = m->spec_ctrl_switch || m->spec_ctrl_guest;
 }
 
 static void set_bits(uint32_t msr, uint64_t bits)
@@ -140,3 +144,11 @@ void mitigations_vm_switch(uint64_t vm)
         wrmsr(MSR_PRED_CMD, PRED_CMD_IBPB);
     p->last_vm = vm;
 }
+
+void mitigations_spec_to_guest(uint64_t spec_ctrl)
+{
+    wrmsr(MSR_SPEC_CTRL, spec_ctrl);
+    this_cpu()->spec_ctrl_guest = 1;
+}
+
+void mitigations_ibpb(void) { wrmsr_safe(MSR_PRED_CMD, PRED_CMD_IBPB); }

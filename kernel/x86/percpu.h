@@ -26,6 +26,7 @@ struct percpu {
     uint32_t apic_id;                   /* 28 */
     uint64_t kstack;                    /* 32: top of the current thread's kernel stack */
     uint64_t canary;                    /* 40: the same on all CPUs, because a preempted function may return on another */
+    uint64_t spec_ctrl_guest;           /* 48: not 0: SPEC_CTRL has a guest's value during the guest entry that is under way */
 
     /* One pointer per subsystem; allocated and freed by its owner, reached by other CPUs through percpu_of(). */
     void *sched, *timers, *work, *fpu_owner, *fpu;
@@ -58,6 +59,7 @@ _Static_assert(offsetof(struct percpu, cpu) == 24, "asm");
 _Static_assert(offsetof(struct percpu, apic_id) == 28, "asm");
 _Static_assert(offsetof(struct percpu, kstack) == 32, "asm");
 _Static_assert(offsetof(struct percpu, canary) == 40, "-mstack-protector-guard-offset");
+_Static_assert(offsetof(struct percpu, spec_ctrl_guest) == 48, "entry stubs");
 
 extern struct percpu *percpu_table[MAX_CPUS];
 extern unsigned percpu_count;           /* CPUs with a percpu area; indexes are dense */

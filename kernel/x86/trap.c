@@ -4,6 +4,7 @@
 #include "kernel/lib/log.h"
 #include "kernel/sched/sched.h"
 #include "kernel/x86/cpu.h"
+#include "kernel/x86/mce.h"
 #include "kernel/x86/trap.h"
 #include "kernel/x86/vmap.h"
 
@@ -68,22 +69,6 @@ static void double_fault(struct trap_frame *f)
     panic_trap(f, "double fault (cr2 %#llx)", (unsigned long long)read_cr2());
 }
 
-/* SDM vol. 3 "Machine-Check Architecture".  The worst bank is told; no log before the panic, whose lock may be held by what was interrupted. */
-static void machine_check(struct trap_frame *f)
-{
-    const uint64_t severe = MC_STATUS_UC | MC_STATUS_PCC;
-    uint64_t cap = 0, status, addr = 0, worst = 0;
-    unsigned bank = 0;
-    rdmsr_safe(MSR_MCG_CAP, &cap);
-    for (unsigned i = 0; i < (cap & MCG_CAP_COUNT); i++)
-        if (rdmsr_safe(MSR_MC0_STATUS + 4 * i, &status) && status & MC_STATUS_VAL && (!worst || (status & severe) > (worst & severe)))
-            worst = status, bank = i;
-    if (worst & MC_STATUS_ADDRV)
-        rdmsr_safe(MSR_MC0_STATUS + 4 * bank + 1, &addr);
-    panic_trap(f, "machine check on CPU %u: bank %u, status %#llx, address %#llx%s: the hardware is at fault", cpu_index(), bank,
-               (unsigned long long)worst, (unsigned long long)addr, worst & MC_STATUS_PCC ? ", processor context corrupt" : "");
-}
-
 static void nmi(struct trap_frame *f)
 {
     struct percpu *p = this_cpu();
@@ -111,7 +96,7 @@ void trap_dispatch(struct trap_frame *f)
         nmi(f);
         return;
     case EXC_MC:
-        machine_check(f);
+        mce_trap(f);
         return;
     case EXC_DF:
         double_fault(f);

@@ -4,6 +4,7 @@
 #include "kernel/sched/sched.h"
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/lapic.h"
+#include "kernel/x86/mce.h"
 #include "kernel/x86/smp.h"
 #include "kernel/x86/time.h"
 
@@ -60,6 +61,7 @@ static void tick(struct timer *t)
     atomic_store_relaxed(&p->watchdog_undone, 0u);
     atomic_store_relaxed(&p->watchdog_said, false);
     check(percpu_of((p->cpu + 1) % percpu_count));
+    mce_poll();
     timer_arm(t, clock_ns() + PERIOD_NS);
 }
 

@@ -244,6 +244,95 @@ static void memory_comes_on_first_touch(void **state)
     finish(vm);
 }
 
+static fake_script busy_script;
+
+/* ---- 1 GiB pages ---- */
+
+struct sweep { uint64_t next[2]; bool twice; };
+
+/* Each vCPU writes its half of the second GiB, one word in every 2 MiB, then reads all. */
+static void sweep_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void *arg)
+{
+    struct sweep *s = arg;
+    uint64_t n = atomic_load(&s->next[v->index]);
+    if (n >= 256 + 512) {
+        e->kind = EXIT_HLT, e->insn_len = 1;
+        return;
+    }
+    gpa_t gpa = PAGE_1G + (n < 256 ? (n * 2 + v->index) : n - 256) * PAGE_2M + 64 * v->index;
+    uint64_t *p = fake_tlb_access(v, gpa, true);
+    if (!p) {
+        e->kind = EXIT_MMIO;
+        e->u.mmio.gpa = gpa, e->u.mmio.access = MMIO_WRITE, e->u.mmio.final = true;
+        return;
+    }
+    if (n < 256)
+        *p = gpa;
+    else if (((gpa / PAGE_2M) & 1) == v->index && *p != gpa)
+        return;                 /* wrong: never comes to its end */
+    atomic_store(&s->next[v->index], n + 1);
+}
+
+static void a_full_gib_becomes_one_leaf(void **state)
+{
+    fake_hv_teardown();
+    fake_hv_setup(3 * PAGE_1G, 2);
+    vmm_host.max_leaf = ORDER_1G;
+    struct sweep s = { 0 };
+    struct vm_params p = { .name = "big", .ncpus = 2, .ram = 2 * PAGE_1G };
+    struct mem_stats before, after;
+    struct vm *vm;
+    char err[160];
+    mem_stats(&before);
+    assert_int_equal(vm_create(&p, &vm, err, sizeof err), 0);
+    assert_int_equal(vm_add_ram(vm, MIB, 2 * PAGE_1G - MIB, false), 0);
+    fake_hv_script(vm, sweep_script, &s);
+    assert_int_equal(vm_run(vm), 0);
+    vcpu_request(vm_vcpu(vm, 1), REQ_SIPI);
+    for (uint64_t until = soon(); clock_ns() < until && (atomic_load(&s.next[0]) < 768 || atomic_load(&s.next[1]) < 768);)
+        thread_yield();
+    assert_int_equal(atomic_load(&s.next[0]) + atomic_load(&s.next[1]), 2 * 768);
+    struct pt_leaves n;
+    ptab_count(&vm->nested, &n);
+    assert_int_equal(n.n1g, 1);
+    assert_int_equal(n.n2m + n.n4k, 0);
+    assert_null(fake_tlb_stale(vm));
+    finish(vm);
+    mem_stats(&after);
+    assert_int_equal(before.free, after.free);
+    assert_int_equal(before.reserved, after.reserved);
+}
+
+/* Memory that has failed costs the VM that has it, and is never used again. */
+static void a_lost_page_stops_its_owner(void **state)
+{
+    uint64_t n = 0;
+    char why[160], text[] = "mine";
+    struct mem_stats before, after;
+    mem_stats(&before);
+    struct vm *vm[2];
+    hpa_t pa[2];
+    struct gmem_leaf leaf;
+    for (unsigned i = 0; i < 2; i++) {
+        vm[i] = make(1, busy_script, &n);
+        assert_int_equal(gmem_write(vm_gmem(vm[i]), 5 * MIB, text, sizeof text), 0);
+        assert_int_equal(gmem_leaf(vm_gmem(vm[i]), 5 * MIB, &leaf), 0);
+        pa[i] = leaf.pa + 1 * MIB;
+        assert_int_equal(vm_run(vm[i]), 0);
+    }
+    assert_false(vm_page_lost(va_to_pa(vm[0]->cpuid) & ~(PAGE_SIZE - 1)));
+    assert_true(vm_page_lost(pa[1]));
+    assert_true(vm_wait(vm[1], soon()));
+    assert_int_equal(vm_stop_cause(vm[1], why, sizeof why, NULL), STOP_CRASH);
+    assert_non_null(strstr(why, "guest-physical 500000 "));
+    assert_int_equal(vm_state(vm[0]), VM_RUNNING);
+    finish(vm[1]);
+    assert_false(vm_page_lost(pa[1]));
+    finish(vm[0]);
+    mem_stats(&after);
+    assert_int_equal(before.free - after.free, PAGE_2M);
+}
+
 /* ---- Pages that leave a running VM ---- */
 
 enum { LEAVING = 4 * 1024 * 1024, POISON = 0x66 };
@@ -693,7 +782,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(ports_reach_the_bus), T(single_step_traps_behind_exits), T(vector_moves_reach_devices), T(memory_comes_on_first_touch), T(a_page_leaves_before_it_is_given_away),
-        T(a_missing_flush_is_caught), T(lost_rights_reach_every_cpu), T(walks_long_mode_tables), T(walks_32_bit_tables), T(no_wake_up_is_lost),
+        T(a_missing_flush_is_caught), T(a_lost_page_stops_its_owner), T(a_full_gib_becomes_one_leaf), T(lost_rights_reach_every_cpu),
+        T(walks_long_mode_tables), T(walks_32_bit_tables), T(no_wake_up_is_lost),
         T(tpr_holds_a_halted_cpu), T(control_from_every_state), T(requests_race_with_control), T(third_triple_fault_stops), T(what_cannot_go_on_is_said),
         T(no_room_is_said_with_figures), T(everything_is_given_back), T(creation_survives_allocation_failures),
     };
