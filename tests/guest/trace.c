@@ -623,8 +623,9 @@ static void level(void)
     set_handler(0x75, on_level);
     cli(), ioapic_route(levels, 0x8000 | 0x75, apic_id());
     mmio_write(HPET + 0x10, 1);
-    mmio_write(HPET + 0x100, levels << 9 | 4 | 2 | 0x100);
+    mmio_write(HPET + 0x100, levels << 9 | 2 | 0x100);          /* enabled once the comparator lies ahead */
     mmio_write(HPET + 0x108, mmio_read(HPET + 0xf0) + 100000);
+    mmio_write(HPET + 0x100, levels << 9 | 4 | 2 | 0x100);
     arrived(0x75);
     print("level status %x redirection %x\n", mmio_read(HPET + 0x20), ioapic_read(0x10 + 2 * levels));
     sti(), settle(), cli(), came("level", false);
