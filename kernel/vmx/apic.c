@@ -78,10 +78,21 @@ void vmx_apic_update(struct vcpu *v)
     if (vmx_features.virq_ignores_if)
         keep_off_if(v, x, &a);
     set_access(v, x, &a);
+    x->svi = a.svi;
     vmwrite(VMCS_GUEST_INTR_STATUS, a.rvi | (uint64_t)a.svi << SVI_SHIFT);
     for (unsigned i = 0; i < ARRAY_SIZE(x->eoi_exit); i++)
         if (unlikely(x->eoi_exit[i] != a.eoi_exit[i]))
             vmwrite(vmcs_nth(VMCS_EOI_EXIT0, i), x->eoi_exit[i] = a.eoi_exit[i]);
+}
+
+/*
+ * The same CPUs (Bochs 2.7) do not tell which virtual interrupt's delivery an exit cut short: the IDT-vectoring information is that of an earlier event.  A vector
+ * that has come into service since, while the guest still stands where IF is set, is the one.
+ */
+uint32_t vmx_apic_vectoring(struct vcpu *v, uint32_t info)
+{
+    uint8_t svi = (uint8_t)(vmread(VMCS_GUEST_INTR_STATUS) >> SVI_SHIFT);
+    return svi && svi != vmx_of(v)->svi && (v->rflags & RFLAGS_IF) ? (uint32_t)VEC_VALID | svi : info;
 }
 
 /* An access that the CPU does not carry out by itself is as good as a nested fault. */

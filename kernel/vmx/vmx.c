@@ -398,6 +398,8 @@ static inline void prepare(struct vcpu *v, struct vmx_vcpu *x)
  */
 static void cut_short(struct vcpu *v, struct vmx_vcpu *x, uint32_t info)
 {
+    if (unlikely(vmx_features.virq_ignores_if && x->apic_virt))
+        info = vmx_apic_vectoring(v, info);
     enum vmx_event_type type = (enum vmx_event_type)((info & VEC_TYPE) >> VEC_TYPE_SHIFT);
     if (type == VEC_NMI) {      /* its delivery had blocked NMIs already */
         x->interruptibility &= ~(uint32_t)BLOCK_NMI;

@@ -41,6 +41,7 @@ struct vmx_vcpu {
     bool apic_virt;
     uint32_t secondary;
     uint64_t eoi_exit[4];
+    uint8_t svi;                /* as last written; the guest goes on from there */
 
     /* Events for the next entry. */
     struct event_info offer;    /* external interrupt, delivered when the guest can take it */
@@ -140,6 +141,7 @@ int  vmx_apic_init(struct vmx_vm *);
 void vmx_apic_fini(struct vmx_vm *);
 void vmx_apic_page(struct vm *, gpa_t base);
 void vmx_apic_update(struct vcpu *);    /* before an entry: controls, interrupt status and EOI exits as the LAPIC wants them */
+uint32_t vmx_apic_vectoring(struct vcpu *, uint32_t info);
 enum exit_kind vmx_apic_access(struct vcpu *, struct exit *, uint64_t qualification);
 void vmx_set_pass(struct vm *, enum hv_pass, uint32_t what, bool pass);
 void vmx_lazy_load(struct vmx_vcpu *);
