@@ -19,7 +19,7 @@ static enum exit_kind control(const struct vmcb *b, struct exit *e)
 {
     e->u.cr.cr = b->exitcode & 15;
     e->u.cr.write = b->exitcode >= SVM_EXIT_CR_WRITE, e->u.cr.lmsw = e->u.cr.clts = false;
-    e->u.cr.gpr = svm_features.decode && (b->exitinfo1 >> 63) ? b->exitinfo1 & 15 : 0xff;
+    e->u.cr.gpr = 0xff;                 /* decode assists would tell; no emulator has them, and the decoder knows it, too */
     return EXIT_CR;
 }
 

@@ -29,7 +29,7 @@ static void read_features(void)
     struct cpuid_regs r = cpuid(0x8000000a, 0);
     svm_features = (struct svm_features){
         .edx = r.edx, .nasids = r.ebx, .nrips = r.edx & SVM_FEAT_NRIPS, .flush_asid = r.edx & SVM_FEAT_FLUSH_ASID,
-        .decode = r.edx & SVM_FEAT_DECODE, .pause_filter = r.edx & SVM_FEAT_PAUSE_FILTER, .clean_mask = (r.edx & SVM_FEAT_VMCB_CLEAN) || vmm_host.check_entries ? CLEAN_ALL : 0,
+        .pause_filter = r.edx & SVM_FEAT_PAUSE_FILTER, .clean_mask = (r.edx & SVM_FEAT_VMCB_CLEAN) || vmm_host.check_entries ? CLEAN_ALL : 0,
     };
 }
 
@@ -57,8 +57,8 @@ static int svm_probe(char *err, size_t errlen)
     vmm_host.nested = &pt_npt;
     vmm_host.spec_ctrl = mitigations.spec_ctrl_guest;
     vmm_host.max_leaf = cpu_has(FEAT_PDPE1GB) ? ORDER_1G : ORDER_2M;
-    log_info("svm", "nested paging, %u ASIDs%s%s%s%s%s", svm_features.nasids, svm_features.nrips ? ", next RIP" : "",
-             svm_features.flush_asid ? ", flush by ASID" : "", svm_features.decode ? ", decode assists" : "",
+    log_info("svm", "nested paging, %u ASIDs%s%s%s%s", svm_features.nasids, svm_features.nrips ? ", next RIP" : "",
+             svm_features.flush_asid ? ", flush by ASID" : "",
              svm_features.pause_filter ? ", PAUSE filter" : "", svm_features.clean_mask ? ", clean bits" : "");
     return 0;
 }
