@@ -196,7 +196,7 @@ static void inodes_pass(struct check *c, struct node *n, void *arg)
         struct inode_rec r;
         if (it->key.b >> 56 != ITEM_INODE)
             continue;
-        memcpy(&r, n->buf + it->off, sizeof r);
+        memcpy(&r, n->buf + it->off, MIN(sizeof r, (size_t)it->len));
         if (it->len != sizeof r || it->key.b << 8 || (r.type != FS_TYPE_FILE && r.type != FS_TYPE_DIR) ||
             (it->key.a < FS_FIRST_INO && (it->key.a != FS_ROOT || r.type != FS_TYPE_DIR)))
             finding(c, BAD_NAMES, "inode %llu: its record makes no sense", ull(it->key.a));
