@@ -302,8 +302,11 @@ static int open_ports(struct guest *g, struct machine_config *c, struct fail *f)
     struct chan **wire[GUEST_PORTS] = { &c->com1, &c->com2, &c->vcon };
     bool wanted[GUEST_PORTS] = { true, g->def.com2, g->def.virtio_console };
     for (unsigned i = 0; i < GUEST_PORTS; i++)
-        if (wanted[i] && !(*wire[i] = conmux_plug(&g->port[i])))
-            return fail_set(f, EX_RESOURCE, "no memory for the consoles of VM \"%s\"", g->def.name);
+        if (wanted[i] && !(*wire[i] = conmux_plug(&g->port[i]))) {
+            fail_set(f, EX_RESOURCE, "no memory for the consoles of VM \"%s\"", g->def.name);
+            fail_hint(f, "stop a VM that is not needed; host mem tells who has the memory");
+            return EX_RESOURCE;
+        }
     return EX_DONE;
 }
 

@@ -366,7 +366,7 @@ void sched_start_cpu(void)
         irq_disable();
         if (cpu_softwork())
             sched_irq_exit();
-        else if (!more)
+        else if (!more && !clockevent_overdue())
             irq_enable_halt();
         irq_enable();
     }

@@ -357,6 +357,21 @@ bool clockevent_arm(uint64_t deadline_ns)
 
 void clockevent_set_handler(void (*fn)(void)) { tm.event = fn; }
 
+/*
+ * QEMU's software SVM (7.2) may lose an interrupt that arrives during VMRUN or #VMEXIT: it stays in the LAPIC's IRR until another one comes, and a sleeping
+ * CPU has no other than its clock's.
+ */
+bool clockevent_overdue(void)
+{
+    struct percpu *p = this_cpu();
+    if (p->armed_ns == ~0ull || clock_ns() < p->armed_ns)
+        return false;
+    p->armed_ns = ~0ull;
+    if (tm.event)
+        tm.event();
+    return true;
+}
+
 void clockevent_interrupt(void)
 {
     struct percpu *p = this_cpu();

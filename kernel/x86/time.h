@@ -22,6 +22,8 @@ uint64_t ns_from_tsc_delta(uint64_t ticks);
  * Preemption off. The interrupt calls the handler in irq context. */
 bool clockevent_arm(uint64_t deadline_ns);      /* false: it has passed, and nothing was armed; where the hardware sees to that by itself it fires at once and this is true */
 void clockevent_set_handler(void (*fn)(void));
+/* Before a CPU sleeps, interrupts off: an event that is overdue is taken here and now; true: there was one. */
+bool clockevent_overdue(void);
 
 /* Busy wait without interrupts or scheduler, for hardware delays. */
 void delay_us(unsigned us);
