@@ -200,7 +200,7 @@ static unsigned extended_colour(const struct vt *v, unsigned i, uint8_t *colour)
 
 static void graphic_rendition(struct vt *v)
 {
-    for (unsigned i = 0; i < MAX(v->nparams, 1); i++) {
+    for (unsigned i = 0; i < MAX(v->nparams, 1u); i++) {
         unsigned p = param(v, i, 0);
         switch (p) {
         case 0:
