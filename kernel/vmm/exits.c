@@ -217,11 +217,8 @@ static void on_xsetbv(struct vcpu *v, struct exit *e)
     } else if (st->cpl || (uint32_t)v->gpr[RCX] || !xcr0_valid(val)) {
         on_gp(v, e);
     } else {
-        preempt_disable();
-        hv->put(v);
         v->xcr0 = val;
-        hv->load(v, false);
-        preempt_enable();
+        vcpu_reload(v);
         skip(v, e);
     }
 }

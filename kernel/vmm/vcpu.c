@@ -150,6 +150,14 @@ static void on_load(void *arg, bool migrated)
     hv->load(v, migrated);
 }
 
+void vcpu_reload(struct vcpu *v)
+{
+    preempt_disable();
+    hv->put(v);
+    hv->load(v, false);
+    preempt_enable();
+}
+
 static void start_at(struct vcpu *v, uint8_t vector)
 {
     struct cpu_state *st = vcpu_state(v, ST_SEGS);
@@ -182,6 +190,7 @@ static void service(struct vcpu *v, uint32_t req)
         atomic_or(&v->requests, req & ~(uint32_t)REQ_PARK);    /* they still count after the pause */
         vcpu_state(v, ST_ALL);                                 /* whoever looks while it stands still finds all here */
         vm_park_self(v->vm);
+        vcpu_reload(v);                                        /* a reset may have come and gone before this thread left its CPU */
         return;
     }
     if (req & REQ_FLUSH)

@@ -157,6 +157,7 @@ void vcpu_destroy(struct vcpu *);
 void vcpu_reset(struct vcpu *, bool init /* INIT signal: the FPU and some MSRs survive */);
 void vcpu_main(void *vcpu);
 void vm_park_self(struct vm *);                         /* vCPU thread: stands still until released, or ends */
+void vcpu_reload(struct vcpu *);                        /* own thread: what load() puts into the CPU has changed */
 /* Leave RIP behind `len` bytes; ends the interrupt shadow. */
 void vcpu_advance_slow(struct vcpu *);
 /* The same for a RIP that the CPU told. */

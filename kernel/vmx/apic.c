@@ -47,7 +47,7 @@ static void set_access(struct vcpu *v, struct vmx_vcpu *x, const struct apic_vir
         return;
     vmwrite(VMCS_SECONDARY, x->secondary = want);
     vmwrite(VMCS_MSR_BITMAP, a->x2apic ? vmx_vm_of(v->vm)->msr_bitmap_x2apic : vmx_vm_of(v->vm)->msr_bitmap);
-    x->todo |= TODO_FLUSH_LINEAR | TODO_FLUSH_NESTED;           /* translations know which pages are APIC-access pages */
+    x->before |= BEFORE_FLUSH_LINEAR | BEFORE_FLUSH_NESTED;         /* translations know which pages are APIC-access pages */
 }
 
 /*

@@ -140,7 +140,7 @@ static const uint8_t plain[VMX_EXIT_REASONS] = {
     [VMX_EXIT_MWAIT] = INSN | EXIT_MWAIT, [VMX_EXIT_MONITOR] = INSN | EXIT_MONITOR, [VMX_EXIT_PAUSE] = INSN | EXIT_PAUSE, [VMX_EXIT_MACHINE_CHECK] = MORE,
     [VMX_EXIT_TPR_BELOW] = EXIT_TPR_BELOW, [VMX_EXIT_APIC_ACCESS] = MORE, [VMX_EXIT_EOI] = MORE, [VMX_EXIT_GDTR_IDTR] = INSN | EXIT_UD,
     [VMX_EXIT_LDTR_TR] = INSN | EXIT_UD, [VMX_EXIT_EPT_VIOLATION] = MORE, [VMX_EXIT_INVEPT] = INSN | EXIT_UD, [VMX_EXIT_RDTSCP] = INSN | EXIT_RDTSCP,
-    [VMX_EXIT_PREEMPT_TIMER] = EXIT_TIMER, [VMX_EXIT_INVVPID] = INSN | EXIT_UD, [VMX_EXIT_WBINVD] = INSN | EXIT_WBINVD, [VMX_EXIT_XSETBV] = MORE | INSN,
+    [VMX_EXIT_PREEMPT_TIMER] = EXIT_TIMER, [VMX_EXIT_INVVPID] = INSN | EXIT_UD, [VMX_EXIT_WBINVD] = INSN | EXIT_WBINVD, [VMX_EXIT_XSETBV] = INSN | EXIT_XSETBV,
     [VMX_EXIT_APIC_WRITE] = MORE, [VMX_EXIT_RDRAND] = INSN | EXIT_UD, [VMX_EXIT_INVPCID] = INSN | EXIT_UD,
     [VMX_EXIT_VMFUNC] = INSN | EXIT_UD, [VMX_EXIT_ENCLS] = INSN | EXIT_UD, [VMX_EXIT_RDSEED] = INSN | EXIT_UD, [VMX_EXIT_XSAVES] = INSN | EXIT_UD,
     [VMX_EXIT_XRSTORS] = INSN | EXIT_UD, [VMX_EXIT_PCONFIG] = INSN | EXIT_UD, [VMX_EXIT_UMWAIT] = INSN | EXIT_UD, [VMX_EXIT_TPAUSE] = INSN | EXIT_UD,
@@ -148,14 +148,12 @@ static const uint8_t plain[VMX_EXIT_REASONS] = {
 
 static enum exit_kind rare(struct vcpu *v, struct exit *e, uint32_t reason, uint64_t q)
 {
-    struct vmx_vcpu *x = vmx_of(v);
     switch (reason) {           /* all of it: a failed entry has bit 31 set */
     case VMX_EXIT_EXT_INTR: case VMX_EXIT_SMI: case VMX_EXIT_IO_SMI: case VMX_EXIT_INIT: return EXIT_HOST_INTR;
     case VMX_EXIT_EXCEPTION: return exception(v, e, q);
     case VMX_EXIT_CR: return control(e, q);
     case VMX_EXIT_DR: return debug_registers(v);
     case VMX_EXIT_TASK_SWITCH: return task_switch(v, e, q);
-    case VMX_EXIT_XSETBV: x->todo |= TODO_XCR0; return EXIT_XSETBV;
     case VMX_EXIT_APIC_ACCESS: return vmx_apic_access(v, e, q);
     case VMX_EXIT_APIC_WRITE: e->u.mmio.gpa = q & APICQ_OFFSET; return EXIT_APIC_WRITE;
     case VMX_EXIT_EOI: e->u.exc.vector = (uint8_t)q; return EXIT_EOI_INDUCED;

@@ -116,7 +116,7 @@ void vmx_vmcs_init(struct vcpu *v)
     x->host_rsp = 0, x->tpr_threshold = 0, x->entry_event = 0;
     x->offer_injected = x->armed = x->virq_waits = false;
     x->busy = true;
-    x->todo |= TODO_FLUSH_LINEAR | TODO_FLUSH_NESTED | (x->apic_virt ? TODO_APIC : 0);
+    x->before |= BEFORE_FLUSH_LINEAR | BEFORE_FLUSH_NESTED | (x->apic_virt ? BEFORE_APIC : 0);
 }
 
 /* ---- Segments ---- */
@@ -340,14 +340,14 @@ void vmx_set_state(struct vcpu *v, const struct cpu_state *st, unsigned groups)
     struct vmx_vcpu *x = vmx_of(v);
     if ((groups & ST_CRS) && pae_paging(st))
         fetch_pdptes(v, st);
-    if (vmx_own(v) && !(x->todo & TODO_INIT)) {
+    if (vmx_own(v) && !(x->before & BEFORE_INIT)) {
         vmx_write_state(v, st, groups);
         x->late_groups &= ~groups;
         return;
     }
     copy_groups(&x->late, st, groups);
     x->late_groups |= groups;
-    x->todo |= TODO_STATE;
+    x->before |= BEFORE_STATE;
 }
 
 void vmx_dump(struct vcpu *v, void (*print)(void *, const char *), void *arg)

@@ -205,7 +205,7 @@ static uint16_t vpid_take(void)
 static void vmx_vcpu_reset(struct vcpu *v)
 {
     struct vmx_vcpu *x = vmx_of(v);
-    x->todo |= TODO_INIT;
+    x->before |= BEFORE_INIT;
     x->event = 0, x->offer.valid = x->offer_injected = x->nmi_window = false, x->interruptibility = 0;
     x->dr_loaded = false;
     memset(x->dr, 0, sizeof x->dr);
@@ -284,12 +284,12 @@ static void vmx_load(struct vcpu *v, bool migrated)
     vmptrld(x->vmcs);
     x->launched = false;
     if (migrated)
-        x->todo |= TODO_FLUSH_LINEAR | TODO_FLUSH_NESTED;       /* what this CPU knows may be from an earlier stay */
+        x->before |= BEFORE_FLUSH_LINEAR | BEFORE_FLUSH_NESTED;       /* what this CPU knows may be from an earlier stay */
     x->xcr0_loaded = cpu_info.xcr0;
     load_xcr0(x, v->xcr0);
     vmx_lazy_load(x);
     write_cr2(x->cr2);
-    if (x->todo & TODO_INIT)
+    if (x->before & BEFORE_INIT)
         return;
     vmx_vmcs_host();
     if (vmread(VMCS_GUEST_DR7) & 0xff)
@@ -356,28 +356,26 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
 /* What others asked for since the last entry; rare. */
 static __attribute__((noinline)) void catch_up(struct vcpu *v, struct vmx_vcpu *x)
 {
-    if (x->xcr0_loaded != v->xcr0)
-        load_xcr0(x, v->xcr0);
-    if (x->todo & TODO_INIT)
+    if (x->before & BEFORE_INIT)
         vmx_vmcs_init(v);
-    if (x->todo & TODO_STATE) {
+    if (x->before & BEFORE_STATE) {
         vmx_write_state(v, &x->late, x->late_groups);
         x->late_groups = 0;
     }
-    if (x->todo & TODO_TSC)
+    if (x->before & BEFORE_TSC)
         vmwrite(VMCS_TSC_OFFSET, (uint64_t)x->tsc_offset);
-    if (x->todo & TODO_APIC)
+    if (x->before & BEFORE_APIC)
         vmx_apic_update(v);
-    if (x->todo & TODO_FLUSH_NESTED)
+    if (x->before & BEFORE_FLUSH_NESTED)
         invept(vmx_features.ept_vpid & EPT_CAP_INVEPT_SINGLE ? INVEPT_SINGLE : INVEPT_ALL, x->eptp);
-    if ((x->todo & TODO_FLUSH_LINEAR) && x->vpid)
+    if ((x->before & BEFORE_FLUSH_LINEAR) && x->vpid)
         invvpid(vmx_features.ept_vpid & VPID_CAP_SINGLE ? INVVPID_SINGLE : INVVPID_ALL, x->vpid);
-    x->todo = 0;
+    x->before = 0;
 }
 
 static inline void prepare(struct vcpu *v, struct vmx_vcpu *x)
 {
-    if (unlikely(x->todo))
+    if (unlikely(x->before))
         catch_up(v, x);
     if (unlikely(x->busy))
         choose_event(v, x);
@@ -480,7 +478,7 @@ static void vmx_inject(struct vcpu *v, const struct event_info *ev)
         x->offer = *ev;
         if (x->apic_virt) {     /* only the PIC's are injected */
             x->offer.valid = ev->valid && (v->irq_offered & IRQ_EXTINT);
-            x->todo |= TODO_APIC;
+            x->before |= BEFORE_APIC;
         }
         return;
     }
@@ -512,14 +510,14 @@ static void vmx_want_window(struct vcpu *v, unsigned windows)
 
 static void vmx_flush(struct vcpu *v, enum hv_flush what)
 {
-    vmx_of(v)->todo |= what == FLUSH_NESTED ? TODO_FLUSH_NESTED : TODO_FLUSH_LINEAR;
+    vmx_of(v)->before |= what == FLUSH_NESTED ? BEFORE_FLUSH_NESTED : BEFORE_FLUSH_LINEAR;
 }
 
 static void vmx_set_tsc(struct vcpu *v, int64_t offset)
 {
     struct vmx_vcpu *x = vmx_of(v);
     x->tsc_offset = offset;
-    x->todo |= TODO_TSC;
+    x->before |= BEFORE_TSC;
 }
 
 const struct hv_ops vmx_ops = {

@@ -21,14 +21,14 @@ struct vmx_cpu {
 /* MSRs that VMX does not switch: the guest's are in the CPU while the vCPU is loaded. */
 enum { LAZY_STAR, LAZY_LSTAR, LAZY_CSTAR, LAZY_SFMASK, LAZY_KERNEL_GS, LAZY_TSC_AUX, LAZY_MSRS };
 
-/* Asked for since the last entry: all fields new, late state, TSC offset, translations dropped, LAPIC page looked at, XCR0. */
-enum { TODO_INIT = 1, TODO_STATE = 2, TODO_TSC = 4, TODO_FLUSH_LINEAR = 8, TODO_FLUSH_NESTED = 16, TODO_APIC = 32, TODO_XCR0 = 64 };
+/* What the next entry has to see to beside the common path: all fields new, late state, TSC offset, translations dropped, LAPIC page looked at. */
+enum { BEFORE_INIT = 1, BEFORE_STATE = 2, BEFORE_TSC = 4, BEFORE_FLUSH_LINEAR = 8, BEFORE_FLUSH_NESTED = 16, BEFORE_APIC = 32 };
 
 struct vmx_vcpu {
     hpa_t vmcs;
     unsigned cpu;               /* where the VMCS is active, or VMX_NOWHERE */
     bool launched;
-    unsigned todo;              /* TODO_ before the next entry */
+    unsigned before;            /* BEFORE_ */
     unsigned late_groups;       /* ST_ groups that `late` holds and the VMCS does not yet */
     struct cpu_state late;
 
