@@ -196,21 +196,6 @@ static void svm_put(struct vcpu *v)
 
 /* ---- Entry ---- */
 
-/*
- * QEMU's software SVM (to 7.2 at least) does not put the interrupt shadow back at VMRUN: a pending interrupt would be taken between STI and HLT and the wake-up
- * lost.  Where STI's shadow covers a HLT and an interrupt waits that the TPR lets through, the HLT ends at once on any CPU, so it is done here.
- */
-static void finish_shadowed_hlt(struct vcpu *v)
-{
-    if (!v->shadow || v->irq_offered == IRQ_NONE || !(v->rflags & RFLAGS_IF) || !vcpu_wakes(v))
-        return;
-    const struct insn *insn = vcpu_decode(v);
-    if (!insn)
-        v->exc.valid = false;           /* the CPU will find out by itself */
-    else if (insn->op == INSN_HLT)
-        vcpu_advance(v, insn->len);
-}
-
 static void watch_cr8(struct svm_vcpu *s, bool on)
 {
     uint32_t bit = (uint32_t)ICPT_CR_WRITE(8);
@@ -255,7 +240,7 @@ static void inject_offered(struct vcpu *v, struct svm_vcpu *s)
 static __attribute__((noinline)) void prepare(struct vcpu *v, struct svm_vcpu *s)
 {
     if (s->before & BEFORE_SHADOW)
-        finish_shadowed_hlt(v), s->shadow_rip = v->rip;
+        s->shadow_rip = v->rip;
     if (s->before & BEFORE_ASID) {
         svm_new_asid(this_svm(), s);
         s->after |= AFTER_ONCE;
@@ -338,6 +323,8 @@ static __attribute__((noinline)) void take_stock(struct vcpu *v)
     s->after = (v->shadow ? AFTER_SHADOW : 0) | (v->irq_offered != IRQ_NONE && !v->irq_taken ? AFTER_OFFER : 0) | (s->nmi == NMI_AT_IRET ? AFTER_IRET : 0);
     if ((s->after & AFTER_OFFER) && svm_features.nrips)
         s->before |= BEFORE_OFFER;
+    if ((s->after & AFTER_OFFER) && v->shadow)          /* finish_shadowed_hlt() */
+        atomic_or(&v->requests, REQ_EVENT);
     svm_translate(v);
 }
 
@@ -407,11 +394,28 @@ static void offer(struct vcpu *v, struct svm_vcpu *s, const struct event_info *e
     s->before |= ev->valid && svm_features.nrips ? BEFORE_OFFER : 0;
 }
 
+/*
+ * QEMU's software SVM (to 7.2 at least) does not put the interrupt shadow back at VMRUN: a pending interrupt would be taken between STI and HLT and the wake-up
+ * lost.  Where STI's shadow covers a HLT and an interrupt waits that the TPR lets through, the HLT ends at once on any CPU, so it is done here.
+ */
+static void finish_shadowed_hlt(struct vcpu *v)
+{
+    if (!(v->rflags & RFLAGS_IF) || !vcpu_wakes(v))
+        return;
+    const struct insn *insn = vcpu_decode(v);
+    if (!insn)
+        v->exc.valid = false;           /* the CPU will find out by itself */
+    else if (insn->op == INSN_HLT)
+        vcpu_advance(v, insn->len);
+}
+
 static void svm_inject(struct vcpu *v, const struct event_info *ev)
 {
     struct svm_vcpu *s = svm_of(v);
     if (ev->type == EVENT_INTR) {
         offer(v, s, ev);
+        if (unlikely(ev->valid && v->shadow))
+            finish_shadowed_hlt(v);
         return;
     }
     bool error = ev->has_error && (s->vmcb->cr0 & CR0_PE);      /* real mode knows none */
