@@ -13,6 +13,8 @@
 
 #define BATCH           64              /* callbacks in a row before threads get some time */
 #define BATCH_PAUSE_NS  50000ull
+#define STREAK_NS       1000000ull      /* as long may timers have most of the CPU; then threads have it as long */
+#define LONG_AGO_NS     (10 * STREAK_NS)
 enum { MOVING = ~0u };
 
 struct timer_base {
@@ -20,7 +22,8 @@ struct timer_base {
     uint32_t cpu;
     struct pheap queue;
     struct timer *running;
-    uint64_t not_before;                /* pause after a full batch */
+    uint64_t not_before;                /* pause after a full batch or a streak */
+    uint64_t streak_ns, owed_ns;        /* see rest() */
     uint64_t first_ns, slice_ns;        /* what timers and scheduler want; ~0: nothing; this CPU only, interrupts off */
     uint64_t due_ns;                    /* reached when SOFT_TIMER was raised */
     uint64_t armed_ns;                  /* what the clock event is set to */
@@ -200,6 +203,22 @@ static struct timer *take_due(struct timer_base *b, uint64_t now)
     return t;
 }
 
+/*
+ * Callbacks come before all threads, and guests decide how often: together, or on a slow CPU, their timers could take all of it.  A run that comes due before
+ * threads have had as much time as the run before took belongs to the same streak, and a long streak ends in a pause, as a full batch does.  `end` is the
+ * time now, if there are timers left.  A run that came due long ago tells nothing: somebody armed a past time, or this CPU stood still.
+ */
+static uint64_t rest(struct timer_base *b, uint64_t end, bool full)
+{
+    uint64_t took = MAX(end, b->due_ns) - b->due_ns, spent = MIN(took, STREAK_NS), pause = full ? MAX(spent, BATCH_PAUSE_NS) : 0;
+    if (likely(b->due_ns >= b->owed_ns) || took > LONG_AGO_NS)
+        b->streak_ns = end - spent;
+    else if (end >= b->streak_ns + STREAK_NS)
+        pause = STREAK_NS;
+    b->owed_ns = end + MAX(spent, pause);
+    return pause ? end + pause : 0;
+}
+
 /* The clock is read only if there are more timers than the one whose time is known to have come. */
 void timer_run(void)
 {
@@ -216,7 +235,7 @@ void timer_run(void)
             now = clock_ns();
     }
     struct pheap_node *first = pheap_first(&b->queue);
-    b->not_before = n == BATCH ? now + BATCH_PAUSE_NS : 0;
+    b->not_before = rest(b, n > 1 ? clock_ns() : now, n == BATCH);
     set_first(b, first ? MAX(first->key, b->not_before) : ~0ull);
     raw_unlock(&b->lock);
 }
