@@ -20,7 +20,6 @@ enum { PLE_GAP = 128, PLE_WINDOW = 4096, PDPTES = 4, LONGEST_STAY_MS = 4 };
 static void write_controls(struct vcpu *v, struct vmx_vcpu *x)
 {
     uint32_t secondary = vmx_features.secondary.val;
-    x->apic_virt = vmx_features.apic_virt && v->has_irqchip;
     x->primary = vmx_features.primary.val;
     if (!v->has_irqchip)
         x->primary = (x->primary & ~(uint32_t)PRI_TPR_SHADOW) | PRI_CR8_LOAD | PRI_CR8_STORE;
@@ -56,9 +55,9 @@ static void write_controls(struct vcpu *v, struct vmx_vcpu *x)
         vmwrite(VMCS_PLE_GAP, PLE_GAP), vmwrite(VMCS_PLE_WINDOW, PLE_WINDOW);
     if (v->has_irqchip)
         vmwrite(VMCS_VIRTUAL_APIC, va_to_pa(v->irqchip.page)), vmwrite(VMCS_TPR_THRESHOLD, 0);
-    for (unsigned i = 0; x->apic_virt && i < ARRAY_SIZE(x->eoi_exit); i++)
+    for (unsigned i = 0; vmx_apic_virt(v) && i < ARRAY_SIZE(x->eoi_exit); i++)
         vmwrite(vmcs_nth(VMCS_EOI_EXIT0, i), x->eoi_exit[i] = 0);
-    if (x->apic_virt)
+    if (vmx_apic_virt(v))
         vmwrite(VMCS_APIC_ACCESS, vmx_vm_of(v->vm)->apic_page);
     vmwrite(VMCS_EXIT_MSR_STORES, 0);
     vmwrite(VMCS_EXIT_MSR_LOADS, 0);
@@ -116,7 +115,7 @@ void vmx_vmcs_init(struct vcpu *v)
     x->host_rsp = 0, x->tpr_threshold = 0, x->entry_event = 0;
     x->offer_injected = x->armed = x->virq_waits = false;
     x->busy = true;
-    x->before |= BEFORE_FLUSH_LINEAR | BEFORE_FLUSH_NESTED | (x->apic_virt ? BEFORE_APIC : 0);
+    x->before |= BEFORE_FLUSH_LINEAR | BEFORE_FLUSH_NESTED | (vmx_apic_virt(v) ? BEFORE_APIC : 0);
 }
 
 /* ---- Segments ---- */

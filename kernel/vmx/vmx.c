@@ -396,7 +396,7 @@ static inline void prepare(struct vcpu *v, struct vmx_vcpu *x)
  */
 static void cut_short(struct vcpu *v, struct vmx_vcpu *x, uint32_t info)
 {
-    if (unlikely(vmx_features.virq_ignores_if && x->apic_virt))
+    if (unlikely(vmx_features.virq_ignores_if && vmx_apic_virt(v)))
         info = vmx_apic_vectoring(v, info);
     enum vmx_event_type type = (enum vmx_event_type)((info & VEC_TYPE) >> VEC_TYPE_SHIFT);
     if (type == VEC_NMI) {      /* its delivery had blocked NMIs already */
@@ -476,7 +476,7 @@ static void vmx_inject(struct vcpu *v, const struct event_info *ev)
     x->busy = true;
     if (ev->type == EVENT_INTR && !v->reinject.valid) {
         x->offer = *ev;
-        if (x->apic_virt) {     /* only the PIC's are injected */
+        if (vmx_apic_virt(v)) {     /* only the PIC's are injected */
             x->offer.valid = ev->valid && (v->irq_offered & IRQ_EXTINT);
             x->before |= BEFORE_APIC;
         }

@@ -37,8 +37,7 @@ struct vmx_vcpu {
     uint32_t primary, tpr_threshold, interruptibility;
     uint64_t host_rsp;
 
-    /* APIC virtualization (vmx_features.apic_virt): what the VMCS holds of it. */
-    bool apic_virt;
+    /* vmx_apic_virt(): what the VMCS holds of it. */
     uint32_t secondary;
     uint64_t eoi_exit[4];
     uint8_t svi;                /* as last written; the guest goes on from there */
@@ -99,6 +98,9 @@ static inline void vmwrite(enum vmcs_field f, uint64_t v)
 
 /* The n-th field after f in a row of equals (segments, EOI-exit bitmaps). */
 static inline enum vmcs_field vmcs_nth(enum vmcs_field f, unsigned n) { return (enum vmcs_field)(f + 2 * n); }
+
+/* The CPU keeps this vCPU's LAPIC: registers, virtual interrupts, EOI. */
+static inline bool vmx_apic_virt(const struct vcpu *v) { return vmx_features.apic_virt && v->has_irqchip; }
 
 /* enter.S: interrupts off; guest registers from and to gpr[16] (rsp excepted).  True: the entry was refused and the guest did not run. */
 bool vmx_enter(uint64_t gpr[16], bool launched, uint64_t *host_rsp);
