@@ -7,15 +7,18 @@
  */
 #include "guestdev/lapic_priv.h"
 
-static uint8_t highest(const struct lapic *l, unsigned row)
+/* Of the vectors from 32 * `from` on. */
+static inline uint8_t highest_from(const struct lapic *l, unsigned row, unsigned from)
 {
-    for (unsigned w = 8; w-- > 0; ) {
+#pragma GCC unroll 8
+    for (unsigned w = 8; w-- > from; ) {
         uint32_t bits = reg_get(l, row + 16 * w);
         if (bits)
             return (uint8_t)(32 * w + 31 - __builtin_clz(bits));
     }
     return 0;
 }
+static uint8_t highest(const struct lapic *l, unsigned row) { return highest_from(l, row, 0); }
 
 uint8_t lapic_virt_isrv(const struct lapic *l) { return highest(l, LAPIC_ISR); }
 
@@ -39,7 +42,7 @@ int lapic_virt_pending(void *apic)
     if (v != IRQ_NONE)
         return v;
     v = highest(l, LAPIC_IRR);
-    return IRQ_VIRT | (v >> 4 > highest(l, LAPIC_ISR) >> 4 ? v : 0);
+    return IRQ_VIRT | (v && v >> 4 > highest_from(l, LAPIC_ISR, (unsigned)v >> 5) >> 4 ? v : 0);
 }
 
 /* Kept beside the page, because the guest's write has replaced them by the time we hear of it. */
@@ -55,8 +58,9 @@ void lapic_virt(void *apic, struct apic_virt *a)
     lapic_virt_merge(l);
     *a = (struct apic_virt){ .xapic = lapic_hw_enabled(l) && !x2apic_mode(l), .x2apic = x2apic_mode(l),
                              .rvi = highest(l, LAPIC_IRR), .svi = highest(l, LAPIC_ISR) };
-    for (unsigned w = 0; w < 8; w++)
-        a->eoi_exit[w / 2] |= (uint64_t)reg_get(l, LAPIC_TMR + 16 * w) << 32 * (w & 1);
+#pragma GCC unroll 4
+    for (unsigned i = 0; i < 4; i++)
+        a->eoi_exit[i] = (uint64_t)reg_get(l, LAPIC_TMR + 32 * i + 16) << 32 | reg_get(l, LAPIC_TMR + 32 * i);
 }
 
 /* The model's own EOI: an access that the CPU could not carry out. */

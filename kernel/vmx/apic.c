@@ -59,10 +59,9 @@ static void keep_off_if(struct vcpu *v, struct vmx_vcpu *x, struct apic_virt *a)
     enum { TPR = 0x80, IRR = 0x200, WORDS = 8, STEP = 16 };
     const uint8_t *page = v->irqchip.page;
     uint32_t next = a->svi > page[TPR] ? a->svi : page[TPR], others = 0;
-    for (unsigned w = 0; w < WORDS; w++) {
-        uint32_t bits = *(const uint32_t *)(page + IRR + STEP * w);
-        others |= w == a->rvi >> 5 ? bits & ~BIT(a->rvi & 31) : bits;
-    }
+#pragma GCC unroll 8
+    for (unsigned w = 0; w < WORDS; w++)
+        others |= *(const uint32_t *)(page + IRR + STEP * w) & (w == a->rvi >> 5 ? ~BIT(a->rvi & 31) : ~0u);
     x->virq_waits = a->rvi >> 4 > next >> 4;
     x->busy |= x->virq_waits;
     if (others || (a->rvi && !x->virq_waits))
