@@ -23,14 +23,20 @@ class Monitor:
                 if time.monotonic() > deadline:
                     raise Failure("no monitor")
                 time.sleep(0.05)
-        self.command("")
+        self.answer()           # the greeting
+
+    def answer(self):
+        text = b""
+        while not text.endswith(b"(qemu) "):
+            got = self.s.recv(65536)
+            if not got:
+                raise Failure("the monitor has gone")
+            text += got
+        return text.decode(errors="replace").replace("\r", "")
 
     def command(self, text):
         self.s.sendall(text.encode() + b"\n")
-        answer = b""
-        while not answer.endswith(b"(qemu) "):
-            answer += self.s.recv(65536)
-        return answer.decode(errors="replace").replace("\r", "")
+        return self.answer()
 
     def type(self, text):
         for c in text:
