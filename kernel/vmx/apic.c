@@ -63,7 +63,7 @@ static void keep_off_if(struct vcpu *v, struct vmx_vcpu *x, struct apic_virt *a)
     for (unsigned w = 0; w < WORDS; w++)
         others |= *(const uint32_t *)(page + IRR + STEP * w) & (w == a->rvi >> 5 ? ~BIT(a->rvi & 31) : ~0u);
     x->virq_waits = a->rvi >> 4 > next >> 4;
-    x->busy |= x->virq_waits;
+    x->before |= x->virq_waits ? BEFORE_EVENT : 0;
     if (others || (a->rvi && !x->virq_waits))
         for (unsigned i = 0; i < ARRAY_SIZE(a->eoi_exit); i++)
             a->eoi_exit[i] = ~0ull;

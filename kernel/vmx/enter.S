@@ -1,5 +1,8 @@
 /*
- * bool vmx_enter(uint64_t gpr[16], bool launched, uint64_t *host_rsp)
+ * void vmx_enter(struct vcpu *, bool launched, uint64_t *host_rsp)
+ *
+ * The middle of vmx_run(): entered by a jump, left by a jump to vmx_exited(vcpu), or to vmx_refused(vcpu) when nothing of the guest has run.  The GPRs are at the
+ * start of struct vcpu.
  *
  * Interrupts are off from before the entry until C has looked at the exit.  The CPU loads the host's segments, GS base, RSP and RIP from the VMCS, so C may run at
  * once after an exit: the stack guard lives behind GS.  VMCS_HOST_RSP is written only when the stack is at another place than last time.
@@ -49,9 +52,14 @@ vmx_enter:
     vmresume
     jmp 3f
 2:  vmlaunch
-3:  popq %rdi                   /* refused: nothing of the guest has run */
-    movl $1, %eax
-    jmp 4f
+3:  popq %rdi
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbp
+    popq %rbx
+    jmp vmx_refused
 vmx_exit_point:
     xchgq %rdi, (%rsp)
     movq %rax, (%rdi)
@@ -71,14 +79,13 @@ vmx_exit_point:
     movq %r15, 120(%rdi)
     cmpb $0, mitigations + 1(%rip)      /* rsb_fill: before the first RET, whose prediction the guest may have planted */
     jne 8f
-9:  xorl %eax, %eax
-4:  popq %r15
+9:  popq %r15
     popq %r14
     popq %r13
     popq %r12
     popq %rbp
     popq %rbx
-    ret
+    jmp vmx_exited
 
 6:  testb $SCRUB_L1D, vmx_scrub(%rip)
     je 7f

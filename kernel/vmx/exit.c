@@ -92,8 +92,10 @@ static enum exit_kind exception(struct vcpu *v, struct exit *e, uint64_t q)
 {
     uint32_t info = (uint32_t)vmread(VMCS_EXIT_EVENT);
     uint8_t vector = (uint8_t)(info & VEC_VECTOR);
-    if ((info & VEC_TYPE) >> VEC_TYPE_SHIFT == VEC_NMI)
+    if ((info & VEC_TYPE) >> VEC_TYPE_SHIFT == VEC_NMI) {       /* the exit has acknowledged it, the host's handler has not run */
+        __asm__ volatile("int $2" ::: "memory");
         return EXIT_HOST_INTR;
+    }
     if (unlikely((info & VEC_NMI_UNBLOCKED) && vector != EXC_DF))
         block_nmi_again(vmx_of(v));
     if (vector == EXC_MC)
@@ -162,9 +164,10 @@ static enum exit_kind rare(struct vcpu *v, struct exit *e, uint32_t reason, uint
     return fatal(v, e, reason, q);
 }
 
-static __attribute__((noinline)) void translate_more(struct vcpu *v, struct exit *e, uint32_t reason)
+static __attribute__((noinline)) void translate_more(struct vcpu *v, uint32_t reason)
 {
     struct vmx_vcpu *x = vmx_of(v);
+    struct exit *e = &v->exit;
     uint64_t q = x->last.qualification = vmread_sure(VMCS_QUALIFICATION);
     if (likely(reason == VMX_EXIT_EPT_VIOLATION))
         e->kind = nested_fault(x, e, q);
@@ -174,8 +177,9 @@ static __attribute__((noinline)) void translate_more(struct vcpu *v, struct exit
         e->kind = rare(v, e, reason, q);
 }
 
-void vmx_translate(struct vcpu *v, struct exit *e, uint32_t reason)
+void vmx_translate(struct vcpu *v, uint32_t reason)
 {
+    struct exit *e = &v->exit;
     unsigned p = reason < ARRAY_SIZE(plain) ? plain[reason] : 0;
     e->insn_len = 0;
     e->next_rip = 0;
@@ -185,7 +189,7 @@ void vmx_translate(struct vcpu *v, struct exit *e, uint32_t reason)
         e->next_rip = v->rip + len;
     }
     if (unlikely(!p || (p & MORE)))
-        translate_more(v, e, reason);
+        translate_more(v, reason);
     else
         e->kind = p & KIND;
 }

@@ -108,14 +108,11 @@ void vmx_vmcs_init(struct vcpu *v)
     vmwrite(VMCS_LINK, ~0ull);
     vmwrite(VMCS_ACTIVITY, 0);
     vmwrite(VMCS_PENDING_DEBUG, 0);
-    x->rip = v->rip, x->rsp = v->gpr[RSP], x->rflags = v->rflags;
-    vmwrite(VMCS_GUEST_RIP, x->rip);
-    vmwrite(VMCS_GUEST_RSP, x->rsp);
-    vmwrite(VMCS_GUEST_RFLAGS, x->rflags);
+    vmwrite(VMCS_GUEST_RSP, x->rsp = v->gpr[RSP]);
+    vmwrite(VMCS_GUEST_RFLAGS, x->rflags = v->rflags);
     x->host_rsp = 0, x->tpr_threshold = 0, x->entry_event = 0;
     x->offer_injected = x->armed = x->virq_waits = false;
-    x->busy = true;
-    x->before |= BEFORE_FLUSH_LINEAR | BEFORE_FLUSH_NESTED | (vmx_apic_virt(v) ? BEFORE_APIC : 0);
+    x->before |= BEFORE_EVENT | BEFORE_FLUSH_LINEAR | BEFORE_FLUSH_NESTED | (vmx_apic_virt(v) ? BEFORE_APIC : 0);
 }
 
 /* ---- Segments ---- */
@@ -331,6 +328,7 @@ void vmx_write_state(struct vcpu *v, const struct cpu_state *st, unsigned groups
     if (groups & ST_INTR) {
         x->interruptibility = (st->shadow & (BLOCK_STI | BLOCK_MOV_SS)) | (st->nmi_blocked ? BLOCK_NMI : 0);
         vmwrite(VMCS_INTERRUPTIBILITY, x->interruptibility);
+        x->before |= BEFORE_SHADOW;
     }
 }
 

@@ -344,7 +344,7 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
     set_primary(x, (uint32_t)PRI_NMI_WINDOW, x->nmi_window && !sti);
     if (threshold != x->tpr_threshold)
         vmwrite(VMCS_TPR_THRESHOLD, x->tpr_threshold = threshold);
-    x->busy = true;
+    x->after |= AFTER_EVENT;
     x->armed = threshold || (x->primary & (PRI_INTR_WINDOW | PRI_NMI_WINDOW));
     if (event == x->entry_event)
         return;
@@ -353,8 +353,8 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
         vmwrite(VMCS_ENTRY_ERROR, x->event_error);
 }
 
-/* What others asked for since the last entry; rare. */
-static __attribute__((noinline)) void catch_up(struct vcpu *v, struct vmx_vcpu *x)
+/* Rare; interrupts are off. */
+static __attribute__((noinline)) void prepare(struct vcpu *v, struct vmx_vcpu *x)
 {
     if (x->before & BEFORE_INIT)
         vmx_vmcs_init(v);
@@ -370,24 +370,52 @@ static __attribute__((noinline)) void catch_up(struct vcpu *v, struct vmx_vcpu *
         invept(vmx_features.ept_vpid & EPT_CAP_INVEPT_SINGLE ? INVEPT_SINGLE : INVEPT_ALL, x->eptp);
     if ((x->before & BEFORE_FLUSH_LINEAR) && x->vpid)
         invvpid(vmx_features.ept_vpid & VPID_CAP_SINGLE ? INVVPID_SINGLE : INVVPID_ALL, x->vpid);
+    if (x->before & BEFORE_EVENT)
+        choose_event(v, x);
+    /* SDM "Checks on Guest Non-Register State": a shadow that ends with the next instruction keeps a single-step trap pending. */
+    if ((x->before & BEFORE_SHADOW) && (v->rflags & RFLAGS_TF) && (x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS)))
+        vmwrite(VMCS_PENDING_DEBUG, PENDING_DB_BS);
+    x->after |= x->before & BEFORE_SHADOW ? AFTER_SHADOW : 0;
     x->before = 0;
 }
 
-static inline void prepare(struct vcpu *v, struct vmx_vcpu *x)
+static inline void put_registers(const struct vcpu *v, struct vmx_vcpu *x)
 {
-    if (unlikely(x->before))
-        catch_up(v, x);
-    if (unlikely(x->busy))
-        choose_event(v, x);
-    if (x->rip != v->rip)
-        vmwrite(VMCS_GUEST_RIP, x->rip = v->rip);
-    if (x->rsp != v->gpr[RSP])
+    vmwrite_sure(VMCS_GUEST_RIP, v->rip);
+    if (unlikely(x->rsp != v->gpr[RSP]))
         vmwrite(VMCS_GUEST_RSP, x->rsp = v->gpr[RSP]);
-    if (x->rflags != v->rflags)
+    if (unlikely(x->rflags != v->rflags))
         vmwrite(VMCS_GUEST_RFLAGS, x->rflags = v->rflags);
-    /* SDM "Checks on Guest Non-Register State": a shadow that ends with the next instruction keeps a single-step trap pending. */
-    if (unlikely((v->rflags & RFLAGS_TF) && (x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS))))
-        vmwrite(VMCS_PENDING_DEBUG, PENDING_DB_BS);
+}
+
+static __attribute__((noinline)) void run_prepared(struct vcpu *v)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    prepare(v, x);
+    put_registers(v, x);
+    vmx_enter(v, x->launched, &x->host_rsp);
+}
+
+/* vmx_run(), vmx_enter(), vmx_exited() and vmx_translate() are one path: each jumps to the next. */
+static void vmx_run(struct vcpu *v)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    if (unlikely(x->before)) {
+        run_prepared(v);
+        return;
+    }
+    put_registers(v, x);
+    vmx_enter(v, x->launched, &x->host_rsp);
+}
+
+static void vmx_run_checked(struct vcpu *v)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    ASSERT(x->cpu == cpu_index());
+    prepare(v, x);
+    put_registers(v, x);
+    if (!vmx_check_entry(v))
+        vmx_enter(v, x->launched, &x->host_rsp);
 }
 
 /*
@@ -421,59 +449,54 @@ static void delivered(struct vcpu *v, struct vmx_vcpu *x)
         v->irq_taken = true;
         x->offer.valid = x->offer_injected = false;
     }
-    x->busy = x->offer.valid || x->nmi_window || x->armed;
+    x->before |= x->offer.valid || x->nmi_window || x->armed ? BEFORE_EVENT : 0;
 }
 
-static inline void take_stock(struct vcpu *v, struct vmx_vcpu *x)
+/* Rare; interrupts are off. */
+static __attribute__((noinline)) void take_stock(struct vcpu *v, uint32_t reason)
 {
-    x->rip = v->rip = vmread_sure(VMCS_GUEST_RIP);
+    struct vmx_vcpu *x = vmx_of(v);
+    v->shadow = x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS);
+    x->before |= v->shadow ? BEFORE_SHADOW : 0;
+    if (x->last.idt_event & VEC_VALID)
+        cut_short(v, x, x->last.idt_event);
+    if (x->after & AFTER_EVENT)
+        delivered(v, x);
+    x->after = 0;
+    vmx_translate(v, reason);
+}
+
+void vmx_exited(struct vcpu *v)
+{
+    struct vmx_vcpu *x = vmx_of(v);
+    uint32_t reason = x->last.reason = (uint32_t)vmread_sure(VMCS_EXIT_REASON);
+    if (unlikely(reason & VMX_REASON_ENTRY_FAILED)) {
+        vmx_translate(v, reason);
+        return;
+    }
+    x->launched = true;
+    v->rip = vmread_sure(VMCS_GUEST_RIP);
     x->rsp = v->gpr[RSP] = vmread_sure(VMCS_GUEST_RSP);
     x->rflags = v->rflags = vmread_sure(VMCS_GUEST_RFLAGS);
     x->interruptibility = (uint32_t)vmread_sure(VMCS_INTERRUPTIBILITY);
-    v->shadow = x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS);
     x->last.idt_event = (uint32_t)vmread_sure(VMCS_IDT_EVENT);
-    if (unlikely(x->last.idt_event & VEC_VALID))
-        cut_short(v, x, x->last.idt_event);
-    if (unlikely(x->busy))
-        delivered(v, x);
+    if (unlikely(x->after | x->interruptibility | (x->last.idt_event & VEC_VALID)))
+        take_stock(v, reason);
+    else
+        vmx_translate(v, reason);
 }
 
-/* Interrupts off.  An NMI that ended the guest's time has been acknowledged by the exit; the host's handler has not run. */
-static void host_nmi(void)
+void vmx_refused(struct vcpu *v)
 {
-    uint32_t info = (uint32_t)vmread(VMCS_EXIT_EVENT);
-    if ((info & VEC_TYPE) >> VEC_TYPE_SHIFT == VEC_NMI)
-        __asm__ volatile("int $2" ::: "memory");
+    vmx_translate(v, vmx_of(v)->last.reason = (uint32_t)VMX_REFUSED | (uint32_t)vmread(VMCS_INSN_ERROR));
 }
-
-static inline __attribute__((always_inline)) void run(struct vcpu *v, bool checked)
-{
-    struct vmx_vcpu *x = vmx_of(v);
-    prepare(v, x);
-    if (checked && vmx_check_entry(v))
-        return;
-    ASSERT(x->cpu == cpu_index());
-    bool refused = vmx_enter(v->gpr, x->launched, &x->host_rsp);
-    uint32_t reason = refused ? (uint32_t)VMX_REFUSED | (uint32_t)vmread(VMCS_INSN_ERROR) : (uint32_t)vmread_sure(VMCS_EXIT_REASON);
-    if (reason == VMX_EXIT_EXCEPTION)
-        host_nmi();
-    x->last.reason = reason;
-    if (likely(!(reason & (VMX_REASON_ENTRY_FAILED | VMX_REFUSED)))) {
-        x->launched = true;
-        take_stock(v, x);
-    }
-    vmx_translate(v, &v->exit, reason);
-}
-
-static void vmx_run(struct vcpu *v) { run(v, false); }
-static void vmx_run_checked(struct vcpu *v) { run(v, true); }
 
 /* ---- Events ---- */
 
 static void vmx_inject(struct vcpu *v, const struct event_info *ev)
 {
     struct vmx_vcpu *x = vmx_of(v);
-    x->busy = true;
+    x->before |= BEFORE_EVENT;
     if (ev->type == EVENT_INTR && !v->reinject.valid) {
         x->offer = *ev;
         if (vmx_apic_virt(v)) {     /* only the PIC's are injected */
@@ -505,7 +528,7 @@ static void vmx_want_window(struct vcpu *v, unsigned windows)
 {
     struct vmx_vcpu *x = vmx_of(v);
     x->nmi_window = windows & WINDOW_NMI;
-    x->busy |= x->nmi_window;
+    x->before |= x->nmi_window ? BEFORE_EVENT : 0;
 }
 
 static void vmx_flush(struct vcpu *v, enum hv_flush what)

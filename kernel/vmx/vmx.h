@@ -21,19 +21,25 @@ struct vmx_cpu {
 /* MSRs that VMX does not switch: the guest's are in the CPU while the vCPU is loaded. */
 enum { LAZY_STAR, LAZY_LSTAR, LAZY_CSTAR, LAZY_SFMASK, LAZY_KERNEL_GS, LAZY_TSC_AUX, LAZY_MSRS };
 
-/* What the next entry has to see to beside the common path: all fields new, late state, TSC offset, translations dropped, LAPIC page looked at. */
-enum { BEFORE_INIT = 1, BEFORE_STATE = 2, BEFORE_TSC = 4, BEFORE_FLUSH_LINEAR = 8, BEFORE_FLUSH_NESTED = 16, BEFORE_APIC = 32 };
+/*
+ * What the next entry has to see to beside the common path: all fields new, late state, TSC offset, translations dropped, LAPIC page looked at, events and windows
+ * chosen, an interrupt shadow.  And what the exit has: the entry had an event or a window, or was made in a shadow.
+ */
+enum {
+    BEFORE_INIT = 1, BEFORE_STATE = 2, BEFORE_TSC = 4, BEFORE_FLUSH_LINEAR = 8, BEFORE_FLUSH_NESTED = 16, BEFORE_APIC = 32, BEFORE_EVENT = 64, BEFORE_SHADOW = 128,
+};
+enum { AFTER_EVENT = 1, AFTER_SHADOW = 2 };
 
 struct vmx_vcpu {
     hpa_t vmcs;
     unsigned cpu;               /* where the VMCS is active, or VMX_NOWHERE */
     bool launched;
-    unsigned before;            /* BEFORE_ */
+    unsigned before, after;     /* BEFORE_, AFTER_ */
     unsigned late_groups;       /* ST_ groups that `late` holds and the VMCS does not yet */
     struct cpu_state late;
 
     /* What the VMCS holds, where it is compared before it is written. */
-    uint64_t rip, rsp, rflags;
+    uint64_t rsp, rflags;
     uint32_t primary, tpr_threshold, interruptibility;
     uint64_t host_rsp;
 
@@ -46,7 +52,6 @@ struct vmx_vcpu {
     struct event_info offer;    /* external interrupt, delivered when the guest can take it */
     uint32_t event, event_error;        /* VM-entry interruption information; 0: none */
     uint32_t entry_event;       /* what the VMCS holds of it; an exit makes it 0 */
-    bool busy;                  /* any of the above or below: the next entry or this exit has more to do than usual */
     bool offer_injected;        /* this entry delivers the offer */
     bool nmi_window;
     bool armed;                 /* a window or the TPR threshold is set in the VMCS */
@@ -80,7 +85,7 @@ static inline uint64_t vmread(enum vmcs_field f)
     return v;
 }
 
-/* A field that every VMCS has, while one is loaded: cannot fail. */
+/* Fields that every VMCS has, while one is loaded: cannot fail. */
 static inline uint64_t vmread_sure(enum vmcs_field f)
 {
     uint64_t v;
@@ -96,14 +101,22 @@ static inline void vmwrite(enum vmcs_field f, uint64_t v)
         vmx_field_failed(f, true);
 }
 
+/* Likewise. */
+static inline void vmwrite_sure(enum vmcs_field f, uint64_t v)
+{
+    __asm__ volatile("vmwrite %0, %1" :: "rm"(v), "r"((uint64_t)f) : "cc");
+}
+
 /* The n-th field after f in a row of equals (segments, EOI-exit bitmaps). */
 static inline enum vmcs_field vmcs_nth(enum vmcs_field f, unsigned n) { return (enum vmcs_field)(f + 2 * n); }
 
 /* The CPU keeps this vCPU's LAPIC: registers, virtual interrupts, EOI. */
 static inline bool vmx_apic_virt(const struct vcpu *v) { return vmx_features.apic_virt && v->has_irqchip; }
 
-/* enter.S: interrupts off; guest registers from and to gpr[16] (rsp excepted).  True: the entry was refused and the guest did not run. */
-bool vmx_enter(uint64_t gpr[16], bool launched, uint64_t *host_rsp);
+/* enter.S and what it ends with: an exit, or an entry that was refused so that the guest did not run. */
+void vmx_enter(struct vcpu *, bool launched, uint64_t *host_rsp);
+void vmx_exited(struct vcpu *);
+void vmx_refused(struct vcpu *);
 extern const char vmx_exit_point[];
 /* What the stub does about side channels at each entry and exit, beside filling the RSB. */
 enum { SCRUB_BUFFERS = 1 /* VERW */, SCRUB_L1D = 2, SCRUB_IBRS = 4 /* write SPEC_CTRL anew */ };
@@ -125,8 +138,8 @@ void vmx_dump(struct vcpu *, void (*print)(void *, const char *), void *arg);
 /* explain.c: why the CPU refuses this guest or these controls, as a sentence */
 const char *vmx_explain(struct vcpu *, uint32_t reason);
 bool vmx_check_entry(struct vcpu *);    /* before an entry: true, and vcpu->exit filled, when the CPU would refuse it */
-/* exit.c: after take_stock() */
-void vmx_translate(struct vcpu *, struct exit *, uint32_t reason);
+/* exit.c */
+void vmx_translate(struct vcpu *, uint32_t reason);
 /* Per VM: MSR bitmaps of 4 KiB, all intercepted at first, the second for vCPUs whose x2APIC registers the CPU virtualizes; and the APIC-access page. */
 struct vmx_vm {
     hpa_t msr_bitmap, msr_bitmap_x2apic;
