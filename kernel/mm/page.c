@@ -10,7 +10,7 @@
  * Eight bytes of description per 4 KiB page live at the start of each range.
  */
 enum { ORDERS = ORDER_1G + 1, MAX_RANGES = 128, CACHE_PAGES = 64, CACHE_BATCH = 32, POOL_MAX = 64 };
-enum page_state { PS_BUSY, PS_FREE, PS_TAIL /* inside a free block, or never handed out */ };
+enum page_state { PS_BUSY, PS_FREE, PS_CACHED, PS_TAIL /* inside a block, or never handed out */ };
 
 struct page { uint32_t refs; uint8_t order, state; uint16_t unused; };
 _Static_assert(sizeof(struct page) == 8, "page description");
@@ -201,6 +201,9 @@ static hpa_t cache_take(void)
 
 static void cache_put(hpa_t pa)
 {
+    struct page *p = page_of(pa);
+    ASSERT(p->state != PS_FREE && p->state != PS_CACHED);
+    p->state = PS_CACHED;
     preempt_disable();
     struct page_cache *c = &caches[port_cpu()];
     if (c->n == CACHE_PAGES) {
