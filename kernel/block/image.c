@@ -338,6 +338,8 @@ int image_opened(struct image *img, const char *kind, int err, struct image **ou
 
 /* ---- Calls by format ---- */
 
+#define SIZE_MAX_BITS 62        /* sums of two sizes cannot overflow */
+
 static struct image *as_image(struct blk *b) { return b->ops == &image_blk_ops ? image_of(b) : NULL; }
 
 int image_resize(struct blk *b, uint64_t size, bool shrink, struct image_env *env)
@@ -348,6 +350,8 @@ int image_resize(struct blk *b, uint64_t size, bool shrink, struct image_env *en
         return -EROFS;
     if (size < b->size && !shrink)
         return image_refuse(env, -EINVAL, "the image would shrink, and lose what lies behind its new end");
+    if (size >> SIZE_MAX_BITS)
+        return -EFBIG;
     if (!img)
         return blk_resize(b, size);
     size = ALIGN_UP(size, (uint64_t)b->limits.block);

@@ -64,6 +64,7 @@ struct qcow2 {
 
 static inline struct qcow2 *qcow2_of(struct image *img) { return container_of(img, struct qcow2, img); }
 static inline uint64_t cluster_size(const struct qcow2 *q) { return 1ull << q->bits; }
+static inline uint64_t counts_per_block(const struct qcow2 *q) { return cluster_size(q) * 8 >> q->refcount_order; }
 
 /* qcow2.c */
 extern const struct image_ops qcow2_ops;

@@ -5,7 +5,8 @@
 #include <string.h>
 
 #define CLEAN_MAX 1024u
-#define DIRTY_MAX 1024u
+#define DIRTY_MAX 1024u         /* of both so many wait for a flush, which a guest need not ask for */
+#define FREED_MAX 1024u
 
 bool sane_offset(const struct qcow2 *q, uint64_t off)
 {
@@ -98,9 +99,23 @@ static int metas_write(struct qcow2 *q, int kind)
     return 0;
 }
 
+/* ---- Big-endian words ---- */
+
+static int write_words(struct qcow2 *q, uint64_t off, const uint64_t *words, uint64_t n)
+{
+    uint64_t buf[512];
+    int err = 0;
+    for (uint64_t i = 0; !err && i < n; i += 512) {
+        uint64_t k = MIN(n - i, 512ull);
+        for (uint64_t j = 0; j < k; j++)
+            buf[j] = __builtin_bswap64(words[i + j]);
+        err = file_write(q->img.file, off + i * 8, buf, k * 8);
+    }
+    return err;
+}
+
 /* ---- Reference counts ---- */
 
-static uint64_t per_block(const struct qcow2 *q) { return cluster_size(q) * 8 >> q->refcount_order; }
 static uint64_t count_max(const struct qcow2 *q) { return q->refcount_order == 6 ? INT64_MAX : BIT(1u << q->refcount_order) - 1; }
 
 static uint64_t read_count(const struct qcow2 *q, const uint8_t *block, uint64_t i)
@@ -134,8 +149,8 @@ static void write_count(const struct qcow2 *q, uint8_t *block, uint64_t i, uint6
 /* The piece and the index in it of the cluster's count. */
 static int count_place(struct qcow2 *q, uint64_t cluster, struct meta **p, uint64_t *i)
 {
-    uint64_t block = q->rt[cluster / per_block(q)] & ~511ull;
-    uint64_t bits_at = cluster % per_block(q) << q->refcount_order;
+    uint64_t block = q->rt[cluster / counts_per_block(q)] & ~511ull;
+    uint64_t bits_at = cluster % counts_per_block(q) << q->refcount_order;
     if (!sane_offset(q, block))
         return -EILSEQ;
     int err = meta_get(q, block + bits_at / 8, META_REF, p);
@@ -148,7 +163,7 @@ int refcount_get(struct qcow2 *q, uint64_t cluster, uint64_t *count)
     struct meta *p;
     uint64_t i;
     *count = 0;
-    if (cluster / per_block(q) >= q->rt_entries || !q->rt[cluster / per_block(q)])
+    if (cluster / counts_per_block(q) >= q->rt_entries || !q->rt[cluster / counts_per_block(q)])
         return 0;
     int err = count_place(q, cluster, &p, &i);
     if (!err)
@@ -156,18 +171,24 @@ int refcount_get(struct qcow2 *q, uint64_t cluster, uint64_t *count)
     return err;
 }
 
-/* A larger table in memory; its new place is in use from now on, the old one until the header has changed. */
+/*
+ * A larger table in memory; its new place is in use from now on, the old one until the header has changed.  The place is written to
+ * first, so that a full disk changes nothing; a table whose own clusters could not be counted must not be used.
+ */
 static int grow_table(struct qcow2 *q, uint64_t need)
 {
-    uint64_t entries = ALIGN_UP(MAX(need, q->rt_entries * 3 / 2), cluster_size(q) / 8), clusters = entries * 8 >> q->bits;
-    uint64_t *rt = kzalloc(entries * 8), at = q->end;
+    uint64_t entries = ALIGN_UP(MAX(need, q->rt_entries * 3 / 2), cluster_size(q) / 8), clusters = entries * 8 >> q->bits, at = q->end;
+    if (clusters > 0x7fffffff / cluster_size(q))
+        return -EFBIG;
+    uint64_t *rt = kzalloc(entries * 8);
     if (!rt)
         return -ENOMEM;
-    if (clusters > 0x7fffffff / cluster_size(q)) {
-        kfree(rt);
-        return -EFBIG;
-    }
     memcpy(rt, q->rt, q->rt_entries * 8);
+    int err = write_words(q, at << q->bits, rt, entries);
+    if (err) {
+        kfree(rt);
+        return err;
+    }
     kfree(q->rt);
     if (!q->rt_moved)
         q->rt_old = q->rt_off, q->rt_old_clusters = q->rt_clusters;
@@ -176,9 +197,10 @@ static int grow_table(struct qcow2 *q, uint64_t need)
     q->rt = rt, q->rt_entries = entries, q->rt_off = at << q->bits, q->rt_clusters = clusters;
     q->rt_dirty = q->rt_moved = true;
     q->end = at + clusters;
-    int err = file_extend(q->img.file, q->end << q->bits);
     for (uint64_t c = at; !err && c < at + clusters; c++)
         err = refcount_set(q, c, 1);
+    if (err)
+        q->img.failed = err;
     return err;
 }
 
@@ -201,7 +223,7 @@ static int new_block(struct qcow2 *q, uint64_t index)
 
 int refcount_set(struct qcow2 *q, uint64_t cluster, uint64_t count)
 {
-    uint64_t index = cluster / per_block(q), i;
+    uint64_t index = cluster / counts_per_block(q), i;
     struct meta *p;
     int err = 0;
     atomic_store(&q->img.dirty, true);
@@ -248,6 +270,19 @@ static int find_free(struct qcow2 *q, uint64_t n, uint64_t *at)
     return 0;
 }
 
+/* What was counted before an error gets its count back at once: nothing uses it. */
+static int count_new(struct qcow2 *q, uint64_t at, uint64_t n)
+{
+    int err = 0;
+    uint64_t c = at;
+    while (c < at + n && !(err = refcount_set(q, c, 1)))
+        c++;
+    while (err && c-- > at)
+        if (refcount_set(q, c, 0))
+            break;              /* it leaks */
+    return err;
+}
+
 int clusters_alloc(struct qcow2 *q, uint64_t n, uint64_t *off)
 {
     uint64_t at = 0;
@@ -258,11 +293,11 @@ int clusters_alloc(struct qcow2 *q, uint64_t n, uint64_t *off)
         if (err)
             err = file_extend(q->img.file, q->end << q->bits);
     }
-    for (uint64_t c = at; !err && c < at + n; c++)
-        err = refcount_set(q, c, 1);
+    if (!err)
+        err = count_new(q, at, n);
     if (!err && q->cursor == at)
         q->cursor = at + n;
-    *off = at << q->bits;
+    *off = err ? 0 : at << q->bits;
     return err;
 }
 
@@ -321,19 +356,6 @@ int qcow2_write_header(struct qcow2 *q)
         put_be64(h + QH_AUTOCLEAR, q->autoclear);
     }
     return err ? err : file_write(q->img.file, 0, h, len);
-}
-
-static int write_words(struct qcow2 *q, uint64_t off, const uint64_t *words, uint64_t n)
-{
-    uint64_t buf[512];
-    int err = 0;
-    for (uint64_t i = 0; !err && i < n; i += 512) {
-        uint64_t k = MIN(n - i, 512ull);
-        for (uint64_t j = 0; j < k; j++)
-            buf[j] = __builtin_bswap64(words[i + j]);
-        err = file_write(q->img.file, off + i * 8, buf, k * 8);
-    }
-    return err;
 }
 
 static int flush_counts(struct qcow2 *q)
@@ -427,10 +449,9 @@ int l2_place(struct qcow2 *q, uint64_t off, bool make, uint64_t *at)
     table = q->l1[i1] & QCOW_OFFSET;
     if (table && !sane_offset(q, table))
         return -EILSEQ;
-    if (make && !(table && q->l1[i1] & QCOW_COPIED)) {
-        int err = q->ndirty > DIRTY_MAX ? qcow2_flush(&q->img) : 0;
-        if (!err)
-            err = fresh_table(q, table, &fresh);
+    int err = make && (q->ndirty > DIRTY_MAX || q->nfreed > FREED_MAX) ? qcow2_flush(&q->img) : 0;
+    if (!err && make && !(table && q->l1[i1] & QCOW_COPIED)) {
+        err = fresh_table(q, table, &fresh);
         if (err)
             return err;
         q->l1[i1] = fresh | QCOW_COPIED;
@@ -440,7 +461,7 @@ int l2_place(struct qcow2 *q, uint64_t off, bool make, uint64_t *at)
         table = fresh;
     }
     *at = table ? table + i2 * 8 : 0;
-    return 0;
+    return err;
 }
 
 int l2_get(struct qcow2 *q, uint64_t at, uint64_t *entry)

@@ -102,9 +102,10 @@ static int count_snapshots(struct recount *r)
             r->blind = true;
             return 0;
         }
+        if (err || !count_aligned(r, s.l1_off, s.l1_size * 8ull, "snapshot's level-1 table"))
+            continue;
+        err = read_words(q, s.l1_off, s.l1_size, &l1);
         if (!err)
-            err = read_words(q, s.l1_off, s.l1_size, &l1);
-        if (!err && count_aligned(r, s.l1_off, s.l1_size * 8ull, "snapshot's level-1 table"))
             err = count_l1(r, l1, s.l1_size, false);
         kfree(l1);
     }

@@ -112,17 +112,22 @@ static int open_backing(struct qcow2 *q, struct image_env *env)
     return image_open_backing(&q->img, q->backing_format, q->backing, env);
 }
 
+/* From the end of the file down; where there is no block of counts, a whole block's at a step: a file may be large and empty. */
 static int find_end(struct qcow2 *q)
 {
-    uint64_t c = (q->img.file->size + cluster_size(q) - 1) >> q->bits, count;
-    for (; c > 1; c--) {
+    uint64_t c = (q->img.file->size + cluster_size(q) - 1) >> q->bits, per = counts_per_block(q), count;
+    for (c = MIN(c, q->rt_entries * per); c > 1; c--) {
+        if (!q->rt[(c - 1) / per]) {
+            c = ALIGN_DOWN(c - 1, per) + 1;
+            continue;
+        }
         int err = refcount_get(q, c - 1, &count);
         if (err)
             return err == -EILSEQ ? 0 : err;
         if (count)
             break;
     }
-    q->end = c;
+    q->end = MAX(c, 1ull);
     return 0;
 }
 

@@ -168,7 +168,7 @@ static int vmdk_flush(struct image *img)
     struct vmdk *v = vmdk_of(img);
     int err = blk_flush(v->flat ? v->flat : img->file);
     bool any = false;
-    for (uint64_t i = 0; !err && v->gt && i < v->ngt; i++) {
+    for (uint64_t i = 0; !err && v->dirty; i++) {
         struct grain_table *t = &v->gt[i];
         if (!t->dirty)
             continue;

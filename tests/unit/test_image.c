@@ -20,6 +20,7 @@
 #include "tests/host/port_host.h"
 
 #define SECTORS_MAX 8192u
+#define CAPACITY (16u << 20)
 #define BACKING_VERSION 63
 
 /* ---- Disks that outlive the images on them ---- */
@@ -84,8 +85,8 @@ static void world_init(struct world *w, const struct kind *k, uint64_t seed)
 {
     memset(w, 0, sizeof *w);
     w->k = k, w->seed = seed;
-    w->disk = kept_disk(4096, 16 << 20);
-    w->other = kept_disk(k->backing ? 400 << 10 : 4096, 16 << 20);
+    w->disk = kept_disk(4096, CAPACITY);
+    w->other = kept_disk(k->backing ? 400 << 10 : 4096, CAPACITY);
     struct image_env env = { .open = open_other, .arg = w };
     assert_int_equal(image_create(k->format, &w->disk->blk, &k->opts, &env), 0);
     if (k->backing)
@@ -232,8 +233,8 @@ static void survives(struct world *w, const char *when)
     by_qemu_img(w);
 }
 
-enum fault { DISK_DIES, DISK_FAILS_ONCE, NO_MEMORY, FAULTS };
-static const char *const fault_names[] = { "the disk dies", "the disk fails once", "no memory" };
+enum fault { DISK_DIES, DISK_FAILS_ONCE, DISK_FULL, NO_MEMORY, FAULTS };
+static const char *const fault_names[] = { "the disk dies", "the disk fails once", "the disk is full", "no memory" };
 
 static int budget;
 static int fail_once(struct mem_blk *m, struct blk_req *r, void *arg) { return budget-- == 0 ? -EIO : 0; }
@@ -247,6 +248,8 @@ static void arm(struct world *w, enum fault f, int n)
             disks[i]->fail_after = n;
         if (f == DISK_FAILS_ONCE)
             disks[i]->fail = fail_once;
+        if (f == DISK_FULL)
+            disks[i]->capacity = disks[i]->blk.size + n * 16384;
     }
     if (f == NO_MEMORY)
         port_fail_alloc_after(n);
@@ -257,6 +260,7 @@ static void disarm(struct world *w)
     port_fail_alloc_after(-1);
     w->disk->fail_after = w->other->fail_after = -1;
     w->disk->fail = w->other->fail = NULL;
+    w->disk->capacity = w->other->capacity = CAPACITY;
 }
 
 /* One run with a fault at point n of work that begins with opening; returns whether the fault was met. */
@@ -270,12 +274,18 @@ static bool one_fault(const struct kind *k, enum fault f, int n)
     int err = open_image(&w, IMAGE_WRITE);
     if (!err) {
         err = some_steps(&w, 40);
+        if (f == DISK_FULL) {                           /* hurts nothing, and goes on when there is room again */
+            assert_int_equal(blk_flush(w.img), 0);
+            flushed(&w);
+            disarm(&w);
+            assert_int_equal(some_steps(&w, 40), 0);
+        }
         if (n % 2)
             disarm(&w);                                 /* before closing, or after */
         blk_close(w.img);
     }
     disarm(&w);
-    if (err && err != (f == NO_MEMORY ? -ENOMEM : -EIO))
+    if (err && err != (f == NO_MEMORY ? -ENOMEM : f == DISK_FULL ? -ENOSPC : -EIO))
         fail_msg("%s, %s at %d: error %d", k->name, fault_names[f], n, err);
     unready(&w);
     assert_int_equal(port_alloc_count(), before);
@@ -290,6 +300,8 @@ static void faults_at_every_point(void **state)
 {
     for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
         for (enum fault f = 0; f < FAULTS; f++) {
+            if (f == DISK_FULL && kinds[k].opts.fixed)
+                continue;                               /* it has all its space */
             int met = 0, last = 0;
             for (int n = 0; n < 2500 && n - last < 12; n += n < 150 ? 1 : 7)
                 if (one_fault(&kinds[k], f, n))
@@ -306,7 +318,7 @@ static void making_fails_at_every_point(void **state)
     for (size_t k = 0; k < ARRAY_SIZE(kinds); k++)
         for (enum fault f = 0; f < FAULTS; f++)
             for (int n = 0; ; n++) {
-                struct world w = { .k = &kinds[k], .disk = kept_disk(4096, 16 << 20), .other = kept_disk(4096, 16 << 20) };
+                struct world w = { .k = &kinds[k], .disk = kept_disk(4096, CAPACITY), .other = kept_disk(4096, CAPACITY) };
                 struct image_env env = { .open = open_other, .arg = &w };
                 struct image_opts o = kinds[k].opts;
                 o.prealloc = kinds[k].format == IMAGE_QCOW2 && k < 2 ? PREALLOC_METADATA : PREALLOC_OFF;
@@ -314,7 +326,7 @@ static void making_fails_at_every_point(void **state)
                 arm(&w, f, n);
                 int err = image_create(w.k->format, &w.disk->blk, &o, &env);
                 disarm(&w);
-                if (err && err != -EIO && err != -ENOMEM)
+                if (err && err != -EIO && err != -ENOMEM && err != -ENOSPC)
                     fail_msg("%s, %s at %d: error %d", w.k->name, fault_names[f], n, err);
                 if (!w.other->blk.split)
                     assert_int_equal(blk_ready(&w.other->blk), 0);
@@ -324,6 +336,45 @@ static void making_fails_at_every_point(void **state)
                     break;
                 assert_true(n < 3000);
             }
+}
+
+/* ---- What may not grow without end ---- */
+
+/* Each round gives a cluster back, which is free when that is durable. */
+static void a_guest_that_never_flushes_fills_nothing(void **state)
+{
+    static struct world w;
+    static uint8_t buf[4096];
+    world_init(&w, &kinds[0], 1);
+    assert_int_equal(open_image(&w, IMAGE_WRITE), 0);
+    for (int i = 0; i < 8000; i++) {
+        assert_int_equal(blk_write(w.img, 8192, buf, 4096, 0), 0);
+        assert_int_equal(blk_discard(w.img, 8192, 4096), 0);
+    }
+    assert_true(w.disk->blk.size < CAPACITY / 2);
+    blk_close(w.img);
+    world_fini(&w);
+}
+
+/* A small file whose 5000 snapshots say that their tables have 64 MiB each. */
+static void snapshots_larger_than_the_file_are_not_read(void **state)
+{
+    enum { AT = 1 << 20, ENTRY = 40, N = 5000, NSNAPSHOTS = 60, SNAPSHOTS_OFF = 64 };
+    static struct world w;
+    struct image_check c = { .say = NULL };
+    world_init(&w, &kinds[0], 1);
+    assert_int_equal(blk_resize(&w.disk->blk, AT + N * ENTRY / 4096 * 4096 + 4096), 0);
+    for (int i = 0; i < N; i++)
+        memcpy(w.disk->data + AT + i * ENTRY, "\0\0\0\0\0\0\x10\0\0\x80\0\0", 12);       /* place and length of the table */
+    memcpy(w.disk->data + NSNAPSHOTS, "\0\0\x13\x88", 4);
+    memcpy(w.disk->data + SNAPSHOTS_OFF, "\0\0\0\0\0\x10\0\0", 8);
+    alarm(60);
+    assert_int_equal(open_image(&w, 0), 0);
+    assert_int_equal(image_check(w.img, 0, &c), 0);
+    assert_true(c.corruptions >= N);
+    alarm(0);
+    blk_close(w.img);
+    world_fini(&w);
 }
 
 /* ---- Formats are stated, never guessed ---- */
@@ -457,6 +508,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(faults_at_every_point),
         cmocka_unit_test(making_fails_at_every_point),
+        cmocka_unit_test(a_guest_that_never_flushes_fills_nothing),
+        cmocka_unit_test(snapshots_larger_than_the_file_are_not_read),
         cmocka_unit_test(a_guest_cannot_turn_its_raw_disk_into_something_else),
         cmocka_unit_test(an_iso_is_only_read),
         cmocka_unit_test(nobody_writes_a_backing_file_in_use),
