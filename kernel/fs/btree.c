@@ -99,7 +99,7 @@ static int step_leaf(struct btree *b, struct path *p, int dir)
             return err;
         node_put(b->fs, p->n[d + 1]);
         p->n[d + 1] = n;
-        if (n->hdr.level != p->n[d]->hdr.level - 1)
+        if (n->hdr.level != p->n[d]->hdr.level - 1 || !n->hdr.nitems)
             return -EILSEQ;
         d++;
         p->i[d] = dir > 0 ? 0 : n->hdr.nitems - 1;
@@ -117,6 +117,8 @@ static int find_near(struct btree *b, struct fs_key *key, void *val, unsigned *l
             p.i[d]++;
         while (!err && (p.i[d] < 0 || p.i[d] >= p.n[d]->hdr.nitems))
             err = step_leaf(b, &p, dir);
+        if (!err && key_cmp(node_item(p.n[d], p.i[d])->key, *key) * dir < 0)
+            err = -EILSEQ;              /* the neighbour is not where it belongs */
         if (!err) {
             *key = node_item(p.n[d], p.i[d])->key;
             copy_value(p.n[d], p.i[d], val, len);
@@ -444,15 +446,16 @@ static uint64_t leaf_blocks(struct node *n)
 }
 
 /* Data blocks under a node; a subtree that cannot be read counts as nothing, and shows in the check. */
-static uint64_t blocks_under(struct btree *b, struct node *n)
+static uint64_t blocks_under(struct btree *b, struct node *n, struct key_range keys)
 {
     uint64_t sum = leaf_blocks(n);
     for (int i = 0; n->hdr.level && i < n->hdr.nitems; i++) {
         struct node *child;
         if (node_get(b->fs, node_child(n, i)->ptr, b->kind, &child))
             continue;
-        if (child->hdr.level < n->hdr.level)
-            sum += blocks_under(b, child);
+        struct key_range below = child_range(n, i, keys);
+        if (child->hdr.level < n->hdr.level && in_range(child, below))
+            sum += blocks_under(b, child, below);
         node_put(b->fs, child);
     }
     return sum;
@@ -471,7 +474,7 @@ int bt_drop_step(struct btree *b, struct txn *t, uint64_t *blocks, uint64_t *fir
     if (err)
         return err;
     bool whole = !n->hdr.level || node_is_shared(b, n, &err);
-    uint64_t in_root = whole ? blocks_under(b, n) : 0;
+    uint64_t in_root = whole ? blocks_under(b, n, ALL_KEYS) : 0;
     node_put(b->fs, n);
     if (!err && whole) {
         err = drop_root(b);
@@ -490,7 +493,7 @@ int bt_drop_step(struct btree *b, struct txn *t, uint64_t *blocks, uint64_t *fir
         if (parent && (n->hdr.level != parent->hdr.level - 1))
             err = -EILSEQ;
         if (!err && parent && (!n->hdr.level || node_is_shared(b, n, &err)) && !err) {
-            uint64_t in_leaf = blocks_under(b, n);
+            uint64_t in_leaf = blocks_under(b, n, ALL_KEYS);
             node_put(b->fs, n);
             err = bt_drop(b->fs, ptr);
             if (!err) {

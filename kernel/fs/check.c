@@ -95,7 +95,7 @@ static void ext_leaf(struct ext_walk *w, struct node *n)
 }
 
 /* A node that several files share is counted once per parent, its children once. */
-static void ext_node(struct ext_walk *w, struct fs_ptr ptr, int above)
+static void ext_node(struct ext_walk *w, struct fs_ptr ptr, int above, struct key_range keys)
 {
     struct check *c = w->c;
     struct node *n;
@@ -110,13 +110,13 @@ static void ext_node(struct ext_walk *w, struct fs_ptr ptr, int above)
     c->rep->nodes++;
     if (!w->repeat && !count(c, ptr.blk, 1, "a tree node"))
         w->repeat = true;
-    if (above >= 0 && n->hdr.level != above - 1)
-        finding(c, BAD_FILE, "inode %llu: tree levels do not match", ull(w->ino));
+    if ((above >= 0 && n->hdr.level != above - 1) || !in_range(n, keys))
+        finding(c, BAD_FILE, "inode %llu: tree levels or keys do not match", ull(w->ino));
     else if (!n->hdr.level)
         ext_leaf(w, n);
     else
         for (int i = 0; i < n->hdr.nitems && !c->err; i++)
-            ext_node(w, node_child(n, i)->ptr, n->hdr.level);
+            ext_node(w, node_child(n, i)->ptr, n->hdr.level, child_range(n, i, keys));
     w->repeat = repeat;
     node_put(c->fs, n);
 }
@@ -182,7 +182,7 @@ static void check_inode(struct check *c, uint64_t ino, const struct inode_rec *r
         c->rep->files++;
         struct ext_walk w = { .c = c, .ino = ino };
         if (r->ext.blk)
-            ext_node(&w, r->ext, -1);
+            ext_node(&w, r->ext, -1, ALL_KEYS);
         if (w.mapped != r->blocks)
             finding(c, BAD_FILE, "inode %llu: %llu blocks mapped, %llu recorded", ull(ino), ull(w.mapped), ull(r->blocks));
     }
@@ -257,7 +257,7 @@ static void names_pass(struct check *c, struct node *n, void *arg)
 
 struct leaf_walk { struct check *c; void (*leaf)(struct check *, struct node *, void *); void *arg; bool counts; };
 
-static void fs_tree(struct leaf_walk *w, struct fs_ptr ptr, int above)
+static void fs_tree(struct leaf_walk *w, struct fs_ptr ptr, int above, struct key_range keys)
 {
     struct check *c = w->c;
     struct node *n;
@@ -274,14 +274,14 @@ static void fs_tree(struct leaf_walk *w, struct fs_ptr ptr, int above)
         c->rep->nodes++;
         again = !count(c, ptr.blk, 1, "a name tree node");
     }
-    if (again || (above >= 0 && n->hdr.level != above - 1)) {
+    if (again || (above >= 0 && n->hdr.level != above - 1) || !in_range(n, keys)) {
         if (w->counts)
-            finding(c, BAD_NAMES, "name tree node at block %llu is used twice or at the wrong level", ull(ptr.blk));
+            finding(c, BAD_NAMES, "name tree node at block %llu is used twice or at the wrong place", ull(ptr.blk));
     } else if (!n->hdr.level) {
         w->leaf(c, n, w->arg);
     } else {
         for (int i = 0; i < n->hdr.nitems && !c->err; i++)
-            fs_tree(w, node_child(n, i)->ptr, n->hdr.level);
+            fs_tree(w, node_child(n, i)->ptr, n->hdr.level, child_range(n, i, keys));
     }
     node_put(c->fs, n);
 }
@@ -290,7 +290,7 @@ void check_each_leaf(struct check *c, void (*leaf)(struct check *, struct node *
 {
     struct leaf_walk w = { c, leaf, arg, false };
     if (!c->err)
-        fs_tree(&w, c->fs->tree.root, -1);
+        fs_tree(&w, c->fs->tree.root, -1, ALL_KEYS);
 }
 
 /* Follows the parents up, marking what leads to the root. */
@@ -419,7 +419,7 @@ static int check_once(struct fs *fs, unsigned flags, struct fs_report *rep, bool
         c.err = -ENOMEM;
     struct leaf_walk w = { &c, inodes_pass, NULL, true };
     if (!c.err)
-        fs_tree(&w, fs->tree.root, -1);
+        fs_tree(&w, fs->tree.root, -1, ALL_KEYS);
     check_each_leaf(&c, names_pass, NULL);
     if (!c.err) {
         check_links(&c);

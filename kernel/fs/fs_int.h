@@ -33,6 +33,25 @@ static inline int key_cmp(struct fs_key x, struct fs_key y)
     return x.b == y.b ? 0 : x.b < y.b ? -1 : 1;
 }
 
+/*
+ * The keys that a node may hold, as the nodes above it say; hi is outside.  A walk that goes by them comes to no node twice, however the
+ * pointers of a damaged tree lead.
+ */
+struct key_range { struct fs_key lo, hi; };
+#define ALL_KEYS ((struct key_range){ { 0, 0 }, { UINT64_MAX, UINT64_MAX } })
+static inline struct key_range child_range(struct node *n, int i, struct key_range r)
+{
+    if (i)
+        r.lo = node_child(n, i)->key;
+    if (i + 1 < n->hdr.nitems)
+        r.hi = node_child(n, i + 1)->key;
+    return r;
+}
+static inline bool in_range(struct node *n, struct key_range r)
+{
+    return !n->hdr.nitems || (key_cmp(node_key(n, 0), r.lo) >= 0 && key_cmp(node_key(n, 0), r.hi) < 0);
+}
+
 /* ---- Space ---- */
 
 enum { PIN_DATA, PIN_DYING, PIN_DEAD, PINS };

@@ -92,7 +92,7 @@ static void decide(struct check *c)
 
 struct extents { struct fs *fs; struct btree to; uint64_t end, blocks; int err; };
 
-static void copy_extents(struct extents *x, struct fs_ptr ptr, int above)
+static void copy_extents(struct extents *x, struct fs_ptr ptr, int above, struct key_range keys)
 {
     struct node *n;
     int err = node_get(x->fs, ptr, NODE_EXT, &n);
@@ -100,10 +100,10 @@ static void copy_extents(struct extents *x, struct fs_ptr ptr, int above)
         x->err = err == -ENOMEM ? err : 0;
         return;
     }
-    bool usable = above < 0 || n->hdr.level == above - 1;
+    bool usable = (above < 0 || n->hdr.level == above - 1) && in_range(n, keys);
     for (int i = 0; usable && !x->err && i < n->hdr.nitems; i++) {
         if (n->hdr.level) {
-            copy_extents(x, node_child(n, i)->ptr, n->hdr.level);
+            copy_extents(x, node_child(n, i)->ptr, n->hdr.level, child_range(n, i, keys));
             continue;
         }
         const struct node_item *it = node_item(n, i);
@@ -122,7 +122,7 @@ static int mend_file(struct fs *fs, struct inode_rec *rec)
 {
     struct extents x = { .fs = fs, .to = { fs, { 0, 0 }, NODE_EXT } };
     if (rec->ext.blk)
-        copy_extents(&x, rec->ext, -1);
+        copy_extents(&x, rec->ext, -1, ALL_KEYS);
     rec->ext = x.to.root;
     rec->blocks = x.blocks;
     if (rec->size >= BIT(62))

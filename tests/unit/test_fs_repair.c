@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "kernel/fs/format.h"
@@ -249,6 +250,106 @@ static void any_damage_is_repaired(void **state)
     assert_true(saved > 120 * FILES / 2);
 }
 
+/* ---- Trees whose nodes lead back to the same node again and again: 100 ways at each of eight levels ---- */
+
+static void seal(struct node_hdr *h) { h->crc = crc32c(seed, (uint8_t *)h + 4, FS_BLOCK - 4); }
+
+/* Nodes up to the highest level, each with `under` or the one before as all its children.  Returns the top one. */
+static struct fs_ptr maze(struct mem_blk *m, uint8_t kind, struct fs_ptr under, uint8_t level)
+{
+    for (uint64_t b = SIZE / FS_BLOCK - 1; level < NODE_MAX_LEVEL; b--) {
+        struct node_hdr *h = (struct node_hdr *)(m->data + b * FS_BLOCK);
+        struct node_child *c = (struct node_child *)(h + 1);
+        memset(h, 0, FS_BLOCK);
+        h->blk = b, h->gen = under.gen, h->kind = kind, h->level = ++level, h->nitems = 100;
+        for (uint64_t i = 0; i < 100; i++)
+            c[i] = (struct node_child){ { i ? BIT(60) + i : 0, 0 }, under };        /* the first is right */
+        seal(h);
+        under.blk = b;
+    }
+    return under;
+}
+
+static struct fs_ptr ptr_of(const struct node_hdr *h) { return (struct fs_ptr){ h->blk, h->gen }; }
+
+static void maze_of_names(struct mem_blk *m)
+{
+    struct fs_super *s = (struct fs_super *)(m->data + FS_SUPER * FS_BLOCK);
+    s += s[1].gen > s[0].gen;
+    struct node_hdr *root = (struct node_hdr *)(m->data + s->root.blk * FS_BLOCK);
+    s->root = maze(m, NODE_FS, s->root, root->level);
+    s->crc = 0;
+    s->crc = crc32c(0, s, sizeof *s);
+}
+
+/* Every file's extents, by way of a leaf with one extent or with none. */
+static void maze_of_extents(struct mem_blk *m, bool empty)
+{
+    struct node_hdr *leaf = (struct node_hdr *)(m->data + (SIZE / FS_BLOCK - 20) * FS_BLOCK);
+    struct node_item *it = (struct node_item *)(leaf + 1);
+    struct ext_rec *e = (struct ext_rec *)((uint8_t *)leaf + FS_BLOCK - sizeof *e);
+    memset(leaf, 0, FS_BLOCK);
+    leaf->blk = SIZE / FS_BLOCK - 20, leaf->gen = 1, leaf->kind = NODE_EXT, leaf->nitems = !empty;
+    *it = (struct node_item){ .off = FS_BLOCK - sizeof *e, .len = sizeof *e };
+    *e = (struct ext_rec){ .pblk = SIZE / FS_BLOCK - 30, .len = 1 };
+    seal(leaf);
+    struct fs_ptr top = maze(m, NODE_EXT, ptr_of(leaf), 0);
+    for (int i = 0; i < nmeta; i++) {
+        struct node_hdr *h = (struct node_hdr *)(m->data + meta[i].blk * FS_BLOCK);
+        if (h->kind != NODE_FS || h->level)
+            continue;
+        it = (struct node_item *)(h + 1);
+        for (int k = 0; k < h->nitems; k++) {
+            uint8_t *r = (uint8_t *)h + it[k].off;
+            if (it[k].key.b >> 56 == ITEM_INODE && r[offsetof(struct inode_rec, type)] == FS_TYPE_FILE)
+                memcpy(r + offsetof(struct inode_rec, ext), &top, sizeof top);
+        }
+        seal(h);
+    }
+}
+
+static void use_maze(struct mem_blk *m)
+{
+    struct fs_report rep = { .say = NULL };
+    struct fs_dirent d = { .cookie = 0 };
+    struct fs *fs;
+    struct fs_file *f;
+    uint8_t block[4096];
+    assert_int_equal(fs_mount(&m->blk, 0, &fs), 0);
+    assert_int_equal(fs_scrub(fs, &rep), 0);
+    assert_int_equal(fs_check(fs, 0, &rep), 0);
+    assert_true(rep.errors > 0);
+    for (int n = 0; !fs_readdir(fs, "", d.cookie, &d); n++)
+        assert_true(n < 10 * FILES);
+    if (!fs_open(fs, "file-3", 0, &f)) {
+        fs_read(f, 0, block, sizeof block);
+        fs_seek_data(f, 0);
+        fs_write(f, 0, block, sizeof block);
+        fs_truncate(f, 100);
+        fs_close(f);
+    }
+    fs_unlink(fs, "file-0");
+    fs_unmount(fs);
+    blk_close(&m->blk);
+}
+
+static void no_walk_goes_in_circles(void **state)
+{
+    alarm(120);
+    for (int kind = 0; kind < 3; kind++) {
+        struct fs_report rep;
+        struct mem_blk *m[2] = { disk_again(), disk_again() };
+        for (int i = 0; i < 2; i++)
+            kind ? maze_of_extents(m[i], kind == 1) : maze_of_names(m[i]);
+        use_maze(m[0]);
+        struct found n = repaired(m[1], &rep);
+        assert_int_equal(n.gone, 0);
+        if (!kind)
+            assert_int_equal(n.whole, FILES);
+    }
+    alarm(0);
+}
+
 /* ---- The repair itself may be cut off ---- */
 
 static void a_repair_that_breaks_off_can_be_repeated(void **state)
@@ -286,6 +387,7 @@ int main(void)
         cmocka_unit_test(damaged_tables_cost_nothing),
         cmocka_unit_test(a_damaged_node_costs_what_is_in_it),
         cmocka_unit_test(any_damage_is_repaired),
+        cmocka_unit_test(no_walk_goes_in_circles),
         cmocka_unit_test(a_repair_that_breaks_off_can_be_repeated),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
