@@ -45,18 +45,15 @@ static int move(struct host_blk *h, struct blk_req *r, bool write)
 
 static int clear(struct host_blk *h, struct blk_req *r)
 {
-    struct stat st;
-    if (fstat(h->fd, &st))
-        return -errno;
-    int mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
-    if (!fallocate(h->fd, mode, r->off, r->len))
-        return 0;
-    if (r->op == BLK_DISCARD)
+    if (!fallocate(h->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, r->off, r->len) || r->op == BLK_DISCARD)
         return 0;
     static const char zero[65536];
-    for (uint64_t o = 0; o < r->len; o += sizeof zero)
-        if (pwrite(h->fd, zero, MIN(r->len - o, (uint64_t)sizeof zero), r->off + o) < 0)
-            return -errno;
+    ssize_t k;
+    for (uint64_t o = 0; o < r->len; o += k) {
+        k = pwrite(h->fd, zero, MIN(r->len - o, (uint64_t)sizeof zero), r->off + o);
+        if (k <= 0)
+            return k ? -errno : -EIO;
+    }
     return 0;
 }
 
@@ -173,17 +170,17 @@ bool parse_size(const char *s, uint64_t *out)
     static const char unit[] = "bkmgtpe";
     char *end;
     double v = strtod(s, &end);
-    if (end == s || v < 0)
+    if (end == s)
         return false;
-    if (!*end) {
-        *out = v;
-        return true;
+    if (*end) {
+        const char *u = strchr(unit, *end | 32);
+        if (!u || !*u || (end[1] && strcasecmp(end + 1, "B") && strcasecmp(end + 1, "iB")))
+            return false;
+        for (long i = u - unit; i > 0; i--)
+            v *= 1024;
     }
-    const char *u = strchr(unit, *end | 32);
-    if (!u || !*u || (end[1] && strcasecmp(end + 1, "B") && strcasecmp(end + 1, "iB")))
+    if (!(v >= 0 && v < 0x1p63))
         return false;
-    for (long i = u - unit; i > 0; i--)
-        v *= 1024;
     *out = v;
     return true;
 }
