@@ -321,6 +321,16 @@ static int start_engine(struct image *img, const char *kind)
     return err;
 }
 
+void *image_alloc(size_t size, const struct image_ops *ops, struct blk *file, unsigned flags)
+{
+    struct image *img = kzalloc(size);
+    if (!img)
+        return NULL;
+    img->ops = ops, img->file = file;
+    img->blk.limits.read_only = !(flags & IMAGE_WRITE);
+    return img;
+}
+
 int image_opened(struct image *img, const char *kind, int err, struct image **out)
 {
     if (!err)
@@ -496,6 +506,8 @@ int image_open(enum image_format f, struct blk *file, unsigned flags, struct ima
 int image_create(enum image_format f, struct blk *file, const struct image_opts *o, struct image_env *env)
 {
     env->error[0] = 0;
+    if (o->size >> SIZE_MAX_BITS)
+        return -EFBIG;
     switch (f) {
     case IMAGE_RAW:   return file_resize(file, o->size);
     case IMAGE_QCOW2: return qcow2_create(file, o, env);

@@ -8,7 +8,7 @@ struct image;
 /* All with img->lock held, in thread context. */
 struct image_ops {
     enum image_format format;
-    /* Where [off, off+*len) is; cuts *len to the part with one answer, at most one table page further.  *state for mapped_learn. */
+    /* Where [off, off+*len) is; cuts *len to the part with one answer, at most one table page further.  *writable: in place. */
     int (*map)(struct image *, uint64_t off, uint64_t *len, unsigned *what, struct blk **to, uint64_t *at, bool *writable);
     int (*read_compressed)(struct image *, uint64_t off, void *buf, size_t len);        /* within one cluster */
     /* Make the cluster of off writable in place (allocated, ours, all of it written but for [off, off+len)) and write. */
@@ -34,14 +34,15 @@ struct image {
     bool dirty;                 /* metadata waits for a flush */
     int failed;                 /* metadata could not be written: no more writes */
     bool keeps_file;            /* closing leaves the file open */
-    /* Thread of the slow path, started by the first request that needs it. */
-    struct thread *thread;
+    struct thread *thread;      /* of the slow path */
     struct event work;
     bool stopping;
 };
 
-/* The last step of a format's open, which has filled in ops, file, backing, cluster, blk.size and blk.limits.read_only: starts the engine,
- * or with err (or if that fails) frees the image, whose struct the format's own begins with.  The file stays the caller's on errors. */
+/* The first step of a format's open: its own struct of so many bytes, which begins with a struct image.  NULL: no memory. */
+void *image_alloc(size_t, const struct image_ops *, struct blk *file, unsigned flags);
+/* The last one, when backing, cluster and blk.size are known: starts the engine, or with err (or if that fails) frees the image.  The
+ * file stays the caller's on errors. */
 int image_opened(struct image *, const char *kind, int err, struct image **out);
 int image_read_locked(struct image *, uint64_t off, void *buf, size_t len);
 int image_write_locked(struct image *, uint64_t off, const void *buf, size_t len);

@@ -176,11 +176,9 @@ static int load(struct qcow2 *q, unsigned flags, struct image_env *env)
 
 int qcow2_open(struct blk *file, unsigned flags, struct image_env *env, struct image **out)
 {
-    struct qcow2 *q = kzalloc(sizeof *q);
+    struct qcow2 *q = image_alloc(sizeof *q, &qcow2_ops, file, flags);
     if (!q)
         return -ENOMEM;
-    q->img.ops = &qcow2_ops, q->img.file = file;
-    q->img.blk.limits.read_only = !(flags & IMAGE_WRITE);
     for (size_t i = 0; i < ARRAY_SIZE(q->hash); i++)
         list_init(&q->hash[i]);
     list_init(&q->clean), list_init(&q->dirty[META_REF]), list_init(&q->dirty[META_L2]);

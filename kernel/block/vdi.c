@@ -219,13 +219,8 @@ static int load(struct vdi *v, struct image_env *env)
 
 int vdi_open(struct blk *file, unsigned flags, struct image_env *env, struct image **out)
 {
-    struct vdi *v = kzalloc(sizeof *v);
-    if (!v)
-        return -ENOMEM;
-    v->img.ops = &vdi_ops, v->img.file = file;
-    v->img.blk.limits.read_only = !(flags & IMAGE_WRITE);
-    int err = load(v, env);
-    return image_opened(&v->img, "vdi", err, out);
+    struct vdi *v = image_alloc(sizeof *v, &vdi_ops, file, flags);
+    return v ? image_opened(&v->img, "vdi", load(v, env), out) : -ENOMEM;
 }
 
 /* ---- Making and resizing ---- */

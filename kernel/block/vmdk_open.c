@@ -179,11 +179,6 @@ static int load(struct vmdk *v, unsigned flags, struct image_env *env)
 
 int vmdk_open(struct blk *file, unsigned flags, struct image_env *env, struct image **out)
 {
-    struct vmdk *v = kzalloc(sizeof *v);
-    if (!v)
-        return -ENOMEM;
-    v->img.ops = &vmdk_ops, v->img.file = file;
-    v->img.blk.limits.read_only = !(flags & IMAGE_WRITE);
-    int err = load(v, flags, env);
-    return image_opened(&v->img, "vmdk", err, out);
+    struct vmdk *v = image_alloc(sizeof *v, &vmdk_ops, file, flags);
+    return v ? image_opened(&v->img, "vmdk", load(v, flags, env), out) : -ENOMEM;
 }
