@@ -171,6 +171,14 @@ static int end(struct change *c)
 
 /* ---- Making ---- */
 
+/* The place of a name that must not exist. */
+static void walk_new(struct change *c, const char *path, struct place *p)
+{
+    c->err = walk(c->fs, path, p);
+    if (!c->err && p->ino)
+        c->err = -EEXIST;
+}
+
 /* A new inode under the name of p, with this record. */
 static void create_at(struct change *c, struct place *p, struct inode_rec *rec, uint64_t *ino)
 {
@@ -196,9 +204,7 @@ int fs_mkdir(struct fs *fs, const char *path)
     int err = begin(&c, fs, 3, 0);
     if (err)
         return err;
-    c.err = walk(fs, path, &p);
-    if (!c.err && p.ino)
-        c.err = -EEXIST;
+    walk_new(&c, path, &p);
     struct inode_rec rec = { .type = FS_TYPE_DIR, .parent = p.dir };
     if (!c.err)
         create_at(&c, &p, &rec, &ino);
@@ -276,9 +282,7 @@ static int clone_locked(struct fs_file *src, const char *to)
         return err;
     struct inode_rec rec = src->rec;
     rec.ext = src->ext.root;
-    c.err = walk(fs, to, &p);
-    if (!c.err && p.ino)
-        c.err = -EEXIST;
+    walk_new(&c, to, &p);
     if (!c.err && rec.ext.blk) {
         c.err = space_add(fs, rec.ext.blk, 1);
         if (!c.err)
@@ -476,9 +480,7 @@ int dir_adopt(struct fs *fs, const char *path, uint64_t ino, uint8_t type)
     int err = begin(&c, fs, 3, 0);
     if (err)
         return err;
-    c.err = walk(fs, path, &p);
-    if (!c.err && p.ino)
-        c.err = -EEXIST;
+    walk_new(&c, path, &p);
     if (!c.err) {
         prepare(&c, p.key);
         prepare(&c, inode_key(p.dir));

@@ -31,13 +31,19 @@ static void turn(struct space *s, struct space_ent *e, const void *page)
     e->crc = crc32c(fs_of(s)->seed, page, FS_BLOCK);
 }
 
+/* What was released in the generation that ends is released by the commit that is being written. */
+static void age_pins(uint64_t *dead, uint64_t *dying, unsigned words)
+{
+    for (unsigned i = 0; i < words; i++) {
+        dead[i] |= dying[i];
+        dying[i] = 0;
+    }
+}
+
 static void freeze_chunk(struct space *s, struct chunk *c, struct pagelist *pl)
 {
     struct space_ent *e = &s->group[c->index / FS_FAN]->ent[c->index % FS_FAN];
-    for (unsigned i = 0; i < FS_CHUNK / 64; i++) {
-        c->pin[PIN_DEAD][i] |= c->pin[PIN_DYING][i];
-        c->pin[PIN_DYING][i] = 0;
-    }
+    age_pins(c->pin[PIN_DEAD], c->pin[PIN_DYING], FS_CHUNK / 64);
     if (!c->dirty)
         return;
     c->dirty = false;
@@ -54,10 +60,7 @@ static void freeze_chunk(struct space *s, struct chunk *c, struct pagelist *pl)
 static void freeze_group(struct space *s, uint64_t g, struct group *gr, struct pagelist *pl)
 {
     struct space_ent *e = space_group_ent(s, g);
-    for (unsigned i = 0; i < FS_FAN / 64; i++) {
-        gr->whole[PIN_DEAD][i] |= gr->whole[PIN_DYING][i];
-        gr->whole[PIN_DYING][i] = 0;
-    }
+    age_pins(gr->whole[PIN_DEAD], gr->whole[PIN_DYING], FS_FAN / 64);
     if (!gr->dirty)
         return;
     gr->dirty = false;

@@ -68,13 +68,20 @@ static void figure(const char *what, struct blk *b, enum blk_op op, unsigned tar
     free(ctx);
 }
 
-static struct fs *pool(struct mem_blk *m)
+static struct fs *pool(uint64_t size, struct mem_blk **m)
 {
     struct fs_mkfs_opts o = { .flags = 0 };
     struct fs *fs;
-    if (fs_mkfs(&m->blk, &o) || fs_mount(&m->blk, 0, &fs))
+    *m = mem_blk_create(size, 0, MEM_INLINE, 1);
+    if (fs_mkfs(&(*m)->blk, &o) || fs_mount(&(*m)->blk, 0, &fs))
         abort();
     return fs;
+}
+
+static void pool_end(struct fs *fs, struct mem_blk *m)
+{
+    fs_unmount(fs);
+    blk_close(&m->blk);
 }
 
 static void fill(struct blk *b)
@@ -86,61 +93,65 @@ static void fill(struct blk *b)
     if (blk_flush(b))
         abort();
     free(buf);
+    uint8_t one[4096];
+    for (uint64_t at = 0; at < AREA; at += 4096)        /* every map entry is learnt on all levels */
+        blk_read(b, at, one, 4096);
+}
+
+static struct blk *file_in(struct fs *fs, const char *name)
+{
+    struct fs_file *f;
+    struct blk *b;
+    if (fs_open(fs, name, FS_CREATE, &f) || fs_truncate(f, AREA) || fs_file_blk(f, false, &b))
+        abort();
+    return b;
+}
+
+static struct blk *image_in(struct blk *file)
+{
+    struct image_env env = { .open = NULL };
+    struct image_opts o = { .size = AREA };
+    struct blk *image;
+    if (image_create(IMAGE_QCOW2, file, &o, &env) || image_open(IMAGE_QCOW2, file, IMAGE_WRITE, &env, &image))
+        abort();
+    fill(image);
+    return image;
+}
+
+/* The figure while the disk at the bottom moves nothing. */
+static void figure_over(struct mem_blk *m, const char *what, struct blk *b, enum blk_op op, unsigned target)
+{
+    const struct blk_ops *real = m->blk.ops;
+    m->blk.ops = &null_ops;
+    figure(what, b, op, target);
+    m->blk.ops = real;
 }
 
 static void requests(void)
 {
-    struct mem_blk *m = mem_blk_create(1ull << 30, 0, MEM_INLINE, 1);
-    struct fs *fs = pool(m);
-    struct fs_file *f;
-    struct blk *file, *image;
-    struct image_env env = { .open = NULL };
-    struct image_opts o = { .size = AREA };
-    const struct blk_ops *real = m->blk.ops;
-    fs_open(fs, "file", FS_CREATE, &f);
-    fs_truncate(f, AREA);
-    fs_file_blk(f, false, &file);
+    struct mem_blk *m, *q = mem_blk_create(1 << 20, 1ull << 30, MEM_INLINE, 1);
+    struct fs *fs = pool(1ull << 30, &m);
+    struct blk *file = file_in(fs, "file");
     fill(file);
-    m->blk.ops = &null_ops;
     figure("the loop that makes the requests", NULL, BLK_READ, 0);
-    figure("nothing: door and done", &m->blk, BLK_READ, 0);
-    figure("pool file, overwrite", file, BLK_WRITE, 400);
-    figure("pool file, read", file, BLK_READ, 350);
-    m->blk.ops = real;
+    figure_over(m, "nothing: door and done", &m->blk, BLK_READ, 0);
+    figure_over(m, "pool file, overwrite", file, BLK_WRITE, 400);
+    figure_over(m, "pool file, read", file, BLK_READ, 350);
     blk_close(file);
-    struct mem_blk *q = mem_blk_create(1 << 20, 1ull << 30, MEM_INLINE, 1);
-    image_create(IMAGE_QCOW2, &q->blk, &o, &env);
-    if (image_open(IMAGE_QCOW2, &q->blk, IMAGE_WRITE, &env, &image))
-        abort();
-    fill(image);
-    real = q->blk.ops;
-    q->blk.ops = &null_ops;
-    figure("qcow2, read allocated", image, BLK_READ, 500);
-    figure("qcow2, overwrite allocated", image, BLK_WRITE, 500);
-    q->blk.ops = real;
+    struct blk *image = image_in(&q->blk);
+    figure_over(q, "qcow2, read allocated", image, BLK_READ, 500);
+    figure_over(q, "qcow2, overwrite allocated", image, BLK_WRITE, 500);
     blk_close(image);
-    fs_open(fs, "file.qcow2", FS_CREATE, &f);
-    fs_file_blk(f, false, &file);
-    image_create(IMAGE_QCOW2, file, &o, &env);
-    if (image_open(IMAGE_QCOW2, file, IMAGE_WRITE, &env, &image))
-        abort();
-    fill(image);
-    real = m->blk.ops;
-    uint8_t one[4096];
-    for (uint64_t at = 0; at < AREA; at += 4096)        /* every map entry is learnt on both levels */
-        blk_read(image, at, one, 4096);
-    m->blk.ops = &null_ops;
-    figure("qcow2 in a pool file, read", image, BLK_READ, 500);
-    m->blk.ops = real;
+    image = image_in(file_in(fs, "file.qcow2"));
+    figure_over(m, "qcow2 in a pool file, read", image, BLK_READ, 500);
     blk_close(image);
-    fs_unmount(fs);
-    blk_close(&m->blk);
+    pool_end(fs, m);
 }
 
 static void copies(void)
 {
-    struct mem_blk *m = mem_blk_create(64ull << 30, 0, MEM_INLINE, 1);
-    struct fs *fs = pool(m);
+    struct mem_blk *m;
+    struct fs *fs = pool(64ull << 30, &m);
     struct fs_file *f;
     char name[32];
     for (uint64_t size = 10ull << 20; size <= 10ull << 30; size *= 32) {
@@ -159,14 +170,13 @@ static void copies(void)
         }
         printf("copy of a file of %5llu MiB          %6llu ns\n", (unsigned long long)size >> 20, (unsigned long long)(clock_ns() - ns) / 100);
     }
-    fs_unmount(fs);
-    blk_close(&m->blk);
+    pool_end(fs, m);
 }
 
 static void mounting(void)
 {
-    struct mem_blk *m = mem_blk_create(4ull << 30, 0, MEM_INLINE, 1);
-    struct fs *fs = pool(m);
+    struct mem_blk *m;
+    struct fs *fs = pool(4ull << 30, &m);
     struct fs_file *f;
     char name[32];
     uint64_t ns = clock_ns();
@@ -182,8 +192,7 @@ static void mounting(void)
     if (fs_mount(&m->blk, 0, &fs))
         abort();
     printf("mounting a pool of 100,000 files: %llu us\n", (unsigned long long)(clock_ns() - ns) / 1000);
-    fs_unmount(fs);
-    blk_close(&m->blk);
+    pool_end(fs, m);
 }
 
 int main(int argc, char **argv)
