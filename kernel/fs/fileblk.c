@@ -158,7 +158,7 @@ int fs_file_blk(struct fs_file *f, bool read_only, struct blk **out)
         return err;
     }
     fb->f = f;
-    fb->blk = (struct blk){ .ops = &file_ops, .kind = "file", .limits = blk_limits_any() };
+    fb->blk = (struct blk){ .ops = &file_ops, .kind = "file", .limits = blk_limits_any(), .below = &f->itself, .below_len = UINT64_MAX };
     struct blk_limits *l = &fb->blk.limits;
     l->block = below->block, l->phys_block = FS_BLOCK, l->mem_align = below->mem_align, l->max_segs = below->max_segs, l->max_len = below->max_len;
     l->ctx_size = mapped_ctx_size(below->ctx_size);

@@ -120,6 +120,7 @@ struct fs_file {                        /* the one in-memory inode of an open fi
     struct list dirty_link;
     uint64_t goal;                      /* where its next block would best be */
     struct mapped m;                    /* the fast path of blks on it */
+    struct blk itself;                  /* what all blks on it are `below`, so that their claims meet; takes no requests */
     struct list work_link;
 };
 

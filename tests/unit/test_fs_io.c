@@ -7,6 +7,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "kernel/block/linear.h"
 #include "kernel/block/split.h"
 #include "kernel/fs/fs.h"
 #include "tests/host/mem_blk.h"
@@ -167,6 +168,46 @@ static void overwrites_touch_no_metadata(void **state)
     done_with(&h, fs);
 }
 
+/* ---- One writer ---- */
+
+static struct blk *disk_on(struct fs *fs, const char *name)
+{
+    struct fs_file *f;
+    struct blk *b;
+    assert_int_equal(fs_open(fs, name, 0, &f), 0);
+    assert_int_equal(fs_file_blk(f, false, &b), 0);
+    return b;
+}
+
+static void one_disk_writes_a_file(void **state)
+{
+    struct holder h;
+    struct fs *fs = make(&h, 64 * MB);
+    fs_close(file(fs, "a", MB, 1)), fs_close(file(fs, "b", MB, 2));
+    struct blk *first = disk_on(fs, "a"), *second, *other = disk_on(fs, "b"), *half[2];
+    assert_int_equal(fs_rename(fs, "a", "was-a"), 0);
+    second = disk_on(fs, "was-a");
+    struct linear_seg seg[2] = { { first, 0, MB / 2 }, { second, MB / 2, MB / 2 } };
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(linear_open("test", "half", &seg[i], 1, false, &half[i]), 0);
+    assert_int_equal(blk_claim(first, true), 0);
+    assert_int_equal(blk_claim(second, true), -EBUSY);
+    assert_int_equal(blk_claim(second, false), -EBUSY);
+    assert_int_equal(blk_claim(half[1], false), -EBUSY);
+    assert_int_equal(blk_claim(other, true), 0);
+    blk_release(first, true);
+    assert_int_equal(blk_claim(half[0], true), 0);      /* parts of it may have a writer each */
+    assert_int_equal(blk_claim(half[1], true), 0);
+    assert_int_equal(blk_claim(second, false), -EBUSY);
+    blk_release(half[0], true), blk_release(half[1], true), blk_release(other, true);
+    assert_int_equal(blk_claim(first, false), 0);
+    assert_int_equal(blk_claim(second, false), 0);
+    blk_release(first, false), blk_release(second, false);
+    blk_close(half[0]), blk_close(half[1]);
+    blk_close(first), blk_close(second), blk_close(other);
+    done_with(&h, fs);
+}
+
 /* ---- One file's slow disk is not another's ---- */
 
 struct stuck { struct fs_file *f; int err, ended; };
@@ -241,6 +282,10 @@ static void files_do_not_wait_for_each_other(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = { cmocka_unit_test(overwrites_touch_no_metadata), cmocka_unit_test(files_do_not_wait_for_each_other) };
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(overwrites_touch_no_metadata),
+        cmocka_unit_test(one_disk_writes_a_file),
+        cmocka_unit_test(files_do_not_wait_for_each_other),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
