@@ -147,6 +147,8 @@ void svm_set_state(struct vcpu *v, const struct cpu_state *st, unsigned groups)
     }
     if (groups & ST_MSRS) {
         b->g_pat = st->pat, b->debugctl = st->debugctl, s->tsc_aux = st->tsc_aux;
+        if (s->loaded && cpu_has(FEAT_RDTSCP))
+            wrmsr(MSR_TSC_AUX, s->tsc_aux);
         s->spec_ctrl = st->spec_ctrl, s->spec_ctrl_run = mitigations_spec_ctrl(st->spec_ctrl);
         s->before = (s->before & ~(uint32_t)BEFORE_SPEC_CTRL) | (s->spec_ctrl_run != mitigations.spec_ctrl_host ? BEFORE_SPEC_CTRL : 0);
     }

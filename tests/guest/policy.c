@@ -149,6 +149,13 @@ static void msrs(void)
     EQUAL("star-kept", rdmsr(0xc0000081), 0x1234567890abcdef);
     wrmsr(0x174, 0x10);
     EQUAL("sysenter-cs-kept", rdmsr(0x174), 0x10);
+    if (cpuid_reg(0x80000001, 0, EDX) >> 27 & 1) {
+        uint32_t aux;
+        wrmsr(0xc0000103, 0x12345678);
+        asm volatile("rdtscp" : "=c"(aux) :: "eax", "edx");
+        EQUAL("tsc-aux-by-rdtscp", aux, 0x12345678);
+        EQUAL("tsc-aux-kept", rdmsr(0xc0000103), 0x12345678);
+    }
     if (!on_joist())
         return;
     tsc = rdtsc();
