@@ -30,6 +30,20 @@ void fake_hv_script(struct vm *vm, fake_script *fn, void *arg)
     fake_vm(vm)->arg = arg;
 }
 
+struct vm *fake_vm_create(unsigned ncpus, fake_script *fn, void *arg)
+{
+    const uint64_t ram = 32ull << 20;
+    struct vm_params p = { .name = "t", .ncpus = ncpus, .ram = ram };
+    struct vm *vm;
+    char err[160];
+    int failed = vm_create(&p, &vm, err, sizeof err);
+    ASSERT(!failed);
+    failed = vm_add_ram(vm, 0, ram, false);
+    ASSERT(!failed);
+    fake_hv_script(vm, fn, arg);
+    return vm;
+}
+
 static void kick(unsigned cpu)
 {
     atomic_add(&fake.kicks, 1);

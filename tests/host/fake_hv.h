@@ -26,6 +26,8 @@ typedef void fake_script(struct vcpu *, struct fake_cpu *f, struct exit *e, void
 /* Before vm_create: binds `hv`, fills vmm_host (40 physical bits, 1 GHz TSC), gives the page allocator an arena of `mem` bytes, sets ncpus. */
 void fake_hv_setup(size_t mem, unsigned ncpus);
 void fake_hv_teardown(void);
+/* A VM with 32 MiB of RAM from 0 on and nothing else in it. */
+struct vm *fake_vm_create(unsigned ncpus, fake_script *, void *arg);
 void fake_hv_script(struct vm *, fake_script *, void *arg);
 struct fake_cpu *fake_cpu(struct vcpu *);
 bool fake_take_irq(struct vcpu *, uint8_t *vector);     /* false: none offered, IF clear, or below TPR */

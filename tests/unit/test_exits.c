@@ -19,12 +19,8 @@ static void idle(struct vcpu *cpu, struct fake_cpu *f, struct exit *e, void *arg
 
 static int setup(void **state)
 {
-    struct vm_params p = { .name = "t", .ncpus = 1, .ram = 32 * MIB };
-    char err[160];
     fake_hv_setup(256 * MIB, 4);
-    assert_int_equal(vm_create(&p, &vm, err, sizeof err), 0);
-    assert_int_equal(vm_add_ram(vm, 0, 32 * MIB, false), 0);
-    fake_hv_script(vm, idle, NULL);
+    vm = fake_vm_create(1, idle, NULL);
     v = vm_vcpu(vm, 0);
     return 0;
 }

@@ -31,11 +31,8 @@ static void describe(unsigned sel, uint32_t base, uint32_t limit, unsigned acces
 
 static int setup(void **state)
 {
-    struct vm_params p = { .name = "t", .ncpus = 1, .ram = 32 * MIB };
-    char err[160];
     fake_hv_setup(256 * MIB, 1);
-    assert_int_equal(vm_create(&p, &vm, err, sizeof err), 0);
-    assert_int_equal(vm_add_ram(vm, 0, 32 * MIB, false), 0);
+    vm = fake_vm_create(1, NULL, NULL);
     v = vm_vcpu(vm, 0);
     describe(CODE, 0, 0xfffff, 0x9b, 0xc);
     describe(DATA, 0, 0xfffff, 0x93, 0xc);

@@ -16,17 +16,6 @@
 static int setup(void **state) { fake_hv_setup(256 * MIB, 4); return 0; }
 static int teardown(void **state) { fake_hv_teardown(); return 0; }
 
-static struct vm *make(unsigned ncpus, fake_script *script, void *arg)
-{
-    struct vm_params p = { .name = "t", .ncpus = ncpus, .ram = 32 * MIB, .crash_resets = false };
-    struct vm *vm;
-    char err[160];
-    assert_int_equal(vm_create(&p, &vm, err, sizeof err), 0);
-    assert_int_equal(vm_add_ram(vm, 0, 32 * MIB, false), 0);
-    fake_hv_script(vm, script, arg);
-    return vm;
-}
-
 static void finish(struct vm *vm)
 {
     if (vm_state(vm) != VM_STOPPED)
@@ -84,7 +73,7 @@ static void ports_reach_the_bus(void **state)
     uint64_t last = 0;
     unsigned code;
     char why[64];
-    struct vm *vm = make(1, pio_script, &s);
+    struct vm *vm = fake_vm_create(1, pio_script, &s);
     assert_int_equal(bus_add(vm_ports(vm), 0x70, 4, echo_io, &last, "echo", 0), 0);
     assert_int_equal(vm_run(vm), 0);
     assert_true(vm_wait(vm, soon()));
@@ -130,7 +119,7 @@ static void single_step_script(struct vcpu *v, struct fake_cpu *f, struct exit *
 static void single_step_traps_behind_exits(void **state)
 {
     struct steps s = { 0 };
-    struct vm *vm = make(1, single_step_script, &s);
+    struct vm *vm = fake_vm_create(1, single_step_script, &s);
     assert_int_equal(vm_run(vm), 0);
     assert_true(vm_wait(vm, soon()));
     assert_false(s.ev[1].valid);
@@ -192,7 +181,7 @@ static void vector_moves_reach_devices(void **state)
 {
     struct steps s = { 0 };
     struct log l = { 0 };
-    struct vm *vm = make(1, vector_script, &s);
+    struct vm *vm = fake_vm_create(1, vector_script, &s);
     assert_int_equal(bus_add(vm_mmio(vm), 0x4009000, 16, log_io, &l, "log", 0), 0);
     assert_int_equal(vm_run(vm), 0);
     assert_true(vm_wait(vm, soon()));
@@ -237,7 +226,7 @@ static void fault_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, voi
 static void memory_comes_on_first_touch(void **state)
 {
     struct steps s = { 0 };
-    struct vm *vm = make(1, fault_script, &s);
+    struct vm *vm = fake_vm_create(1, fault_script, &s);
     assert_int_equal(vm_run(vm), 0);
     assert_true(vm_wait(vm, soon()));
     assert_int_equal(s.seen[0], 4);
@@ -314,7 +303,7 @@ static void a_lost_page_stops_its_owner(void **state)
     hpa_t pa[2];
     struct gmem_leaf leaf;
     for (unsigned i = 0; i < 2; i++) {
-        vm[i] = make(1, busy_script, &n);
+        vm[i] = fake_vm_create(1, busy_script, &n);
         assert_int_equal(gmem_write(vm_gmem(vm[i]), 5 * MIB, text, sizeof text), 0);
         assert_int_equal(gmem_leaf(vm_gmem(vm[i]), 5 * MIB, &leaf), 0);
         pa[i] = leaf.pa + 1 * MIB;
@@ -364,7 +353,7 @@ static void touch_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, voi
 
 static struct vm *run_four(struct touch *t)
 {
-    struct vm *vm = make(4, touch_script, t);
+    struct vm *vm = fake_vm_create(4, touch_script, t);
     assert_int_equal(vm_run(vm), 0);
     for (unsigned i = 1; i < 4; i++)
         vcpu_request(vm_vcpu(vm, i), REQ_SIPI);
@@ -462,7 +451,7 @@ static uint64_t get64(struct vm *vm, gpa_t at)
 
 static void walks_long_mode_tables(void **state)
 {
-    struct vm *vm = make(1, NULL, NULL);
+    struct vm *vm = fake_vm_create(1, NULL, NULL);
     struct vcpu *v = vm_vcpu(vm, 0);
     gpa_t gpa;
     uint32_t err;
@@ -505,7 +494,7 @@ static void walks_long_mode_tables(void **state)
 
 static void walks_32_bit_tables(void **state)
 {
-    struct vm *vm = make(1, NULL, NULL);
+    struct vm *vm = fake_vm_create(1, NULL, NULL);
     struct vcpu *v = vm_vcpu(vm, 0);
     gpa_t gpa;
     uint32_t err, pde[2] = { 0x2000 | PTE_P | PTE_W, 0x00800000 | PTE_P | PTE_PS | PTE_W }, pte = 0x7000 | PTE_P;
@@ -579,7 +568,7 @@ static void no_wake_up_is_lost(void **state)
     struct chip c;
     struct vcpu_wires w;
     memset(&c, 0, sizeof c);
-    struct vm *vm = make(1, halt_script, &h);
+    struct vm *vm = fake_vm_create(1, halt_script, &h);
     wire_chip(vm, 0, &c, &w);
     assert_int_equal(vm_run(vm), 0);
     uint64_t end = soon();
@@ -604,7 +593,7 @@ static void tpr_holds_a_halted_cpu(void **state)
     struct vcpu_wires w;
     memset(&c, 0, sizeof c);
     c.page[0x80] = 0x50;
-    struct vm *vm = make(1, halt_script, &h);
+    struct vm *vm = fake_vm_create(1, halt_script, &h);
     wire_chip(vm, 0, &c, &w);
     assert_int_equal(vm_run(vm), 0);
     atomic_or(&c.irr, 1u << 3);                 /* vector 43h, class 4 < 5 */
@@ -632,7 +621,7 @@ static void busy_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void
 static void control_from_every_state(void **state)
 {
     uint64_t n = 0;
-    struct vm *vm = make(4, busy_script, &n);
+    struct vm *vm = fake_vm_create(4, busy_script, &n);
     assert_int_equal(vm_pause(vm), -EBUSY);
     assert_int_equal(vm_kill(vm), -EBUSY);
     for (int i = 0; i < 50; i++) {
@@ -667,7 +656,7 @@ static void reset_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, voi
 static void requests_race_with_control(void **state)
 {
     uint64_t n = 0;
-    struct vm *vm = make(2, reset_script, &n);
+    struct vm *vm = fake_vm_create(2, reset_script, &n);
     assert_int_equal(vm_run(vm), 0);
     for (int i = 0; i < 300; i++) {
         assert_int_equal(vm_reset(vm), 0);
@@ -687,7 +676,7 @@ static void third_triple_fault_stops(void **state)
 {
     uint64_t n = 0;
     char why[256];
-    struct vm *vm = make(1, triple_script, &n);
+    struct vm *vm = fake_vm_create(1, triple_script, &n);
     vm->p.crash_resets = true;
     assert_int_equal(vm_run(vm), 0);
     assert_true(vm_wait(vm, soon()));
@@ -704,7 +693,7 @@ static void end_script(struct vcpu *v, struct fake_cpu *f, struct exit *e, void 
 static void stops_with(struct exit e, const char *words)
 {
     char why[256];
-    struct vm *vm = make(1, end_script, &e);
+    struct vm *vm = fake_vm_create(1, end_script, &e);
     assert_int_equal(vm_run(vm), 0);
     assert_true(vm_wait(vm, soon()));
     assert_int_equal(vm_stop_cause(vm, why, sizeof why, NULL), STOP_CRASH);
@@ -742,7 +731,7 @@ static void everything_is_given_back(void **state)
     mem_stats(&a);
     unsigned long blocks = port_alloc_count();
     for (int i = 0; i < 100; i++) {
-        struct vm *vm = make(2, busy_script, &n);
+        struct vm *vm = fake_vm_create(2, busy_script, &n);
         char byte = 1;
         assert_int_equal(gmem_write(vm_gmem(vm), 5 * MIB, &byte, 1), 0);
         if (i % 2)
