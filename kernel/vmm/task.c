@@ -255,7 +255,7 @@ static bool leave(struct vcpu *v, struct exit *e, struct task *t, struct cpu_seg
         return false;
     *tr = unpack(sel, d);
     bool wide = tr->attr & TYPE_TSS32;
-    if (tr->limit + 1u < (wide ? sizeof(struct tss32) - 1 : sizeof(struct tss16)))
+    if (tr->limit < (wide ? sizeof(struct tss32) : sizeof(struct tss16)) - 1)
         return fault(v, EXC_TS, sel);
     if (!read_task(v, tr->base, wide, t) || !save_task(v, (uint32_t)v->rip + e->insn_len, eflags))
         return false;

@@ -163,6 +163,19 @@ static void faults_of_the_old_task(void **state)
     assert_int_equal(v->st.seg[SEG_TR].sel, SEL_A);
 }
 
+/* SDM "TSS Descriptor": 67h is the least; a descriptor with 4 KiB granularity may say all of memory. */
+static void limit_of_the_tss(void **state)
+{
+    describe(SEL_B, TSS_B, 0x66, 0x89, 0);
+    go(JMP, 7);
+    raised(EXC_TS, SEL_B);
+    v->exc.valid = false;
+    describe(SEL_B, TSS_B, 0xfffff, 0x89, 8);
+    go(JMP, 7);
+    assert_false(v->exc.valid);
+    assert_int_equal(v->rip, 0x7000);
+}
+
 static void trap_flag_of_the_tss(void **state)
 {
     put(TSS_B + TRAP, 1, 2);
@@ -186,7 +199,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         T(jump), T(call_and_return), T(gate_pushes_the_error_code), T(faults_of_the_new_task), T(stack_not_present), T(code_segment_of_another_level),
-        T(beyond_the_code_segment), T(faults_of_the_old_task), T(trap_flag_of_the_tss), T(into_virtual_8086_mode),
+        T(beyond_the_code_segment), T(faults_of_the_old_task), T(limit_of_the_tss), T(trap_flag_of_the_tss), T(into_virtual_8086_mode),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
