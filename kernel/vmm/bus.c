@@ -109,7 +109,7 @@ static void fill_gaps(struct map *m)
             insert_piece(m, (struct piece){ .start = at, .size = start - at }), i++;
         at = start + m->piece[i].size;
     }
-    insert_piece(m, (struct piece){ .start = at, .size = -at });        /* to the end of all addresses */
+    insert_piece(m, (struct piece){ .start = at, .size = at ? -at : ~0ull });   /* to the end of all addresses */
 }
 
 /* A region adds at most two pieces and a gap beside each. */

@@ -36,6 +36,16 @@ static void put(struct bus *b, uint64_t at, uint8_t size, uint64_t val)
     bus_access(b, 0, at, &io);
 }
 
+static void nothing_at_all(void **state)
+{
+    struct bus *b = bus_create("port", 0x10000, 1);
+    assert_int_equal(get(b, 0x60, 4), 0xffffffff);
+    put(b, 0xffff, 4, 0);
+    assert_int_equal(bus_unclaimed(b), 2);
+    assert_false(bus_claimed(b, 0));
+    bus_destroy(b);
+}
+
 static void finds_regions_and_nothing(void **state)
 {
     struct bus *b = bus_create("port", 0x10000, 1);
@@ -239,7 +249,7 @@ static void no_memory_changes_nothing(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(finds_regions_and_nothing), cmocka_unit_test(overlays_win_and_uncover), cmocka_unit_test(noted_changes_show_together),
+        cmocka_unit_test(nothing_at_all), cmocka_unit_test(finds_regions_and_nothing), cmocka_unit_test(overlays_win_and_uncover), cmocka_unit_test(noted_changes_show_together),
         cmocka_unit_test(moves_are_refused_or_whole),
         cmocka_unit_test(a_handler_may_move_its_region_for_ever), cmocka_unit_test(readers_race_with_moves), cmocka_unit_test(no_memory_changes_nothing),
         cmocka_unit_test(a_held_dispatch_keeps_few_maps),
