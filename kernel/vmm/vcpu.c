@@ -11,8 +11,6 @@
 
 struct vmm_host vmm_host;
 
-static uint64_t host_tsc(void) { return __builtin_ia32_rdtsc(); }
-
 uint64_t vcpu_tsc(struct vcpu *v) { return host_tsc() + (uint64_t)v->tsc_offset; }
 
 /*

@@ -149,6 +149,7 @@ struct vmm_host {
     bool check_entries;         /* hv_ops.run_checked is in use */
 };
 extern struct vmm_host vmm_host;
+static inline uint64_t host_tsc(void) { return __builtin_ia32_rdtsc(); }
 
 /* ---- Shared by the files of kernel/vmm ---- */
 void vcpu_request(struct vcpu *, uint32_t req);         /* any context but irq, any CPU */

@@ -312,7 +312,7 @@ static int start_threads(struct vm *vm)
 /* vCPUs parked or not yet born: the machine as after power-on or a reset pulse. */
 static void reset_machine(struct vm *vm)
 {
-    vm->tsc_stopped = __builtin_ia32_rdtsc();
+    vm->tsc_stopped = host_tsc();
     for (unsigned i = 0; i < vm->p.ncpus; i++) {
         vm->vcpu[i]->tsc_offset = -(int64_t)vm->tsc_stopped;    /* TSC 0 */
         atomic_and(&vm->vcpu[i]->requests, REQ_PARK);
@@ -345,12 +345,12 @@ static void stop_clock(struct vm *vm)
     if (!vm->clock.running)
         return;
     vmclock_stop(&vm->clock);
-    vm->tsc_stopped = __builtin_ia32_rdtsc();
+    vm->tsc_stopped = host_tsc();
 }
 
 static void start_clock(struct vm *vm)
 {
-    uint64_t still = __builtin_ia32_rdtsc() - vm->tsc_stopped;
+    uint64_t still = host_tsc() - vm->tsc_stopped;
     for (unsigned i = 0; i < vm->p.ncpus; i++) {
         struct vcpu *v = vm->vcpu[i];
         v->tsc_offset -= (int64_t)still;
@@ -596,7 +596,7 @@ void vm_vcpu_stats(struct vm *vm, unsigned i, struct vcpu_stats *s)
 {
     struct vcpu *v = vm->vcpu[i];
     *s = v->stats;
-    uint64_t now = __builtin_ia32_rdtsc(), guest = stretch(&v->tsc_guest, now), loaded = stretch(&v->tsc_loaded, now);
+    uint64_t now = host_tsc(), guest = stretch(&v->tsc_guest, now), loaded = stretch(&v->tsc_loaded, now);
     uint64_t halted = ticks_to_ns(READ_ONCE(v->tsc_halted)), waited = READ_ONCE(v->halt_waited_ns);
     s->guest_ns = ticks_to_ns(guest);
     s->halt_ns = halted - MIN(halted, waited);
