@@ -60,10 +60,10 @@ svm_enter:
     movq %rcx, 48(%rsi)
     popq %rax
     vmload %rax
-    stgi
-    cmpw $0, mitigations + 1(%rip)      /* rsb_fill, spec_ctrl_used: before the first RET, whose prediction the guest may have planted */
+    cmpw $0, mitigations + 1(%rip)      /* rsb_fill, spec_ctrl_used: before the first RET, an NMI's too, whose prediction the guest may have planted */
     jne 2f
 1:
+    stgi
     popq %r15
     popq %r14
     popq %r13
