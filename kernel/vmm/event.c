@@ -16,7 +16,7 @@ static void offer_irq(struct vcpu *v)
         return;
     struct event_info ev = { .type = EVENT_INTR, .valid = irq != IRQ_NONE, .vector = (uint8_t)irq };
     v->irq_offered = irq;
-    atomic_store_relaxed(v->irqchip.offered, (uint32_t)irq);    /* vcpu_may_enter() has the barrier */
+    atomic_store_relaxed(v->irqchip.offered, (uint32_t)irq);    /* may_enter() has the barrier */
     hv->inject(v, &ev);
 }
 
