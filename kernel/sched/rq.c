@@ -96,7 +96,8 @@ void rq_init(struct rq_core *rq)
 static void add_ready(struct rq_core *rq, struct sched_ent *e)
 {
     e->place = ENT_READY;
-    e->node.key = e->vtime;
+    e->node.key = e->vtime + e->setback;
+    e->setback = 0;
     pheap_insert(&rq->ready, &e->node);
     list_append(&rq->waiting, &e->wait);
     rq->nready++;
@@ -189,8 +190,28 @@ void rq_place_woken(const struct rq_core *rq, struct sched_ent *e)
         e->vtime = floor;
 }
 
+/*
+ * By virtual time alone the one that yields would soon be first again: of several that spin, the two that lag most gave way to each other until they had caught
+ * up, while the one they wait for waited.  So it goes behind its peers, whose weights are equal, and behind the next in line, whatever that is; of the others
+ * behind those only that are no further ahead than wake-ups and slices set threads apart: one of little weight may be a long way off.
+ *
+ * What it lags more than that it gives up, as one that sleeps does.  Else the one that works would have to wait for the share of those that wait for it, and who
+ * spins for an hour beside another VM's thread could keep that waiting for as long.
+ */
+void rq_yield(const struct rq_core *rq, struct sched_ent *curr)
+{
+    const struct sched_ent *e, *first = rq_first(rq);
+    uint64_t reach = RQ_CREDIT_NS + (RQ_SLICE_NS * curr->inverse >> 20), far = curr->vtime + reach, behind = curr->vtime;
+    list_for_each(e, &rq->waiting, wait)
+        if (!before(e->node.key, behind) && (e == first || e->weight == curr->weight || !before(far, e->node.key)))
+            behind = e->node.key + 1;
+    if (before(far, behind))
+        curr->vtime = behind - reach;
+    curr->setback = behind - curr->vtime;
+}
+
 bool rq_preempts(const struct sched_ent *e, const struct sched_ent *curr)
 {
     uint64_t gran = e->prefer && !curr->prefer ? 0 : RQ_WAKE_GRAN_NS;
-    return before(e->vtime + gran, curr->vtime);
+    return before(e->node.key + gran, curr->vtime);
 }

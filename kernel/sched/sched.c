@@ -72,8 +72,10 @@ static struct thread *pick(struct rq *rq, struct thread *prev, uint64_t now)
     if (may_go_on(rq, prev, now)) {
         if (!first || (!yield && now < rq->slice_end && !rq_preempts(&first->ent, &prev->ent)))
             return prev;
-        if (!yield && (int64_t)(prev->ent.vtime - first->ent.vtime) <= 0)
+        if (!yield && (int64_t)(prev->ent.vtime - first->ent.node.key) <= 0)
             return prev;
+        if (yield)
+            rq_yield(&rq->core, &prev->ent);
         return first;
     }
     if (!first) {

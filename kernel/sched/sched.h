@@ -38,7 +38,7 @@ uint64_t thread_steal_ns(const struct thread *);        /* time runnable but not
 uint64_t thread_own_steal_ns(void);                     /* the same of the caller, up to when it got its CPU */
 unsigned thread_cpu(const struct thread *);             /* CPU it runs or last ran on */
 void thread_exit(void) __attribute__((noreturn));
-/* Another thread should get the CPU before this one goes on (PAUSE-spinning vCPU): goes behind its peers, keeps its share. */
+/* Other threads should get the CPU before this one goes on (PAUSE-spinning vCPU): goes behind its peers for one turn, as rq_yield() says. */
 void thread_yield_hint(void);
 /* Is there scheduler work (a switch, a timer callback) for this CPU?  Read with interrupts off before entering a guest; if so, enable interrupts, be
  * preemptible and call sched_preempt_point(), which does it. */

@@ -48,7 +48,7 @@ static void heap_keeps_order(void **state)
 /* ---- One simulated CPU: as sched.c does it, in steps of at most a slice ---- */
 
 struct sim { struct rq_core rq; uint64_t now; };
-struct task { struct sched_ent e; uint64_t ran; uint64_t burst, sleep; uint64_t left, wake_at, worst_wait; };
+struct task { struct sched_ent e; uint64_t ran; uint64_t burst, sleep; uint64_t left, wake_at, worst_wait; uint64_t spin /* gives way so soon; 0: never */; };
 
 static void task_init(struct task *t, unsigned weight, unsigned cap, bool prefer)
 {
@@ -87,12 +87,13 @@ static uint64_t earliest(uint64_t a, uint64_t b) { return MIN(a, b); }
 
 static void run(struct sim *s, struct task *t, unsigned n, uint64_t until)
 {
+    struct sched_ent *turn = NULL;      /* it was given way to, and nothing makes the CPU look again before its slice ends */
     while (s->now < until) {
         wake_due(s, t, n);
         rq_unthrottle(&s->rq, s->now);
         while (rq_throttle_first(&s->rq, s->now))
             ;
-        struct sched_ent *e = rq_first(&s->rq);
+        struct sched_ent *e = turn ? turn : rq_first(&s->rq);
         if (!e) {
             s->now = earliest(until, earliest(next_wake(t, n), rq_next_unthrottle(&s->rq)));
             continue;
@@ -100,8 +101,8 @@ static void run(struct sim *s, struct task *t, unsigned n, uint64_t until)
         struct task *c = container_of(e, struct task, e);
         rq_del(&s->rq, e);
         c->worst_wait = MAX(c->worst_wait, s->now - e->wait_start);
-        uint64_t slice = s->now + RQ_SLICE_NS;
-        while (s->now < slice && c->left && !ent_exhausted(e, s->now) && !preempted(s, c)) {
+        uint64_t slice = s->now + (c->spin ? c->spin : RQ_SLICE_NS);
+        while (s->now < slice && c->left && !ent_exhausted(e, s->now) && (turn || !preempted(s, c))) {
             uint64_t to = earliest(slice, earliest(next_wake(t, n), rq_next_unthrottle(&s->rq)));
             uint64_t d = earliest(to > s->now ? to - s->now : 1, earliest(c->left, ent_budget_left(e)));
             s->now += d, c->ran += d, c->left -= MIN(d, c->left);
@@ -110,6 +111,9 @@ static void run(struct sim *s, struct task *t, unsigned n, uint64_t until)
             rq_unthrottle(&s->rq, s->now);
             wake_due(s, t, n);
         }
+        turn = c->spin && s->now >= slice ? rq_first(&s->rq) : NULL;
+        if (turn)
+            rq_yield(&s->rq, e);
         if (c->left)
             rq_add(&s->rq, e, s->now, true);
         else
@@ -263,6 +267,68 @@ static void wakers_do_not_starve_spinners(void **state)
     near(t[4].ran, 4e9, 10);
 }
 
+enum { SPIN = 20000 };
+
+/* Four that spin on one CPU, set apart by a slice and a credit: each has its turn before any has its next. */
+static void spinners_take_turns(void **state)
+{
+    struct sim s;
+    struct task t[4];
+    for (unsigned i = 0; i < 4; i++) {
+        task_init(&t[i], 100, 0, false);
+        t[i].spin = SPIN, t[i].e.vtime = (i == 3) * RQ_SLICE_NS + (i == 2) * RQ_CREDIT_NS;
+    }
+    start(&s, t, 4);
+    run(&s, t, 4, SECOND);
+    for (unsigned i = 0; i < 4; i++) {
+        near(t[i].ran, 0.25e9, 1);
+        assert_in_range(t[i].worst_wait, 1, 3 * SPIN);
+    }
+}
+
+/* One works while three wait for it by spinning: nearly all of the CPU is its. */
+static void spinners_let_one_work(void **state)
+{
+    struct sim s;
+    struct task t[4];
+    for (unsigned i = 0; i < 4; i++) {
+        task_init(&t[i], 100, 0, false);
+        t[i].spin = i ? SPIN : 0;
+    }
+    start(&s, t, 4);
+    run(&s, t, 4, SECOND);
+    near(t[0].ran, 0.99e9, 4);
+}
+
+/* What it did not want while it spun it does not get later at once; then it has its share. */
+static void spinning_saves_nothing_up(void **state)
+{
+    struct sim s;
+    struct task t[2];
+    task_init(&t[0], 100, 0, false), task_init(&t[1], 100, 0, false);
+    t[0].spin = SPIN;
+    start(&s, t, 2);
+    run(&s, t, 2, 10 * SECOND);
+    t[0].spin = t[0].ran = t[1].ran = t[1].worst_wait = 0;
+    run(&s, t, 2, 12 * SECOND);
+    assert_true(t[1].worst_wait < 4 * RQ_SLICE_NS);
+    near(t[0].ran, 1e9, 1);
+}
+
+/* Some spin and some do not, and weights differ: who spins now and then still has his share. */
+static void shares_hold_among_spinners(void **state)
+{
+    struct sim s;
+    struct task t[4];
+    for (unsigned i = 0; i < 4; i++) {
+        task_init(&t[i], i < 2 ? 300 : 100, 0, false);
+        t[i].spin = SPIN;
+    }
+    start(&s, t, 4);
+    run(&s, t, 4, 20 * SECOND);
+    near(t[0].ran + t[1].ran, 15e9, 5);
+}
+
 static void moving_keeps_the_difference(void **state)
 {
     struct rq_core a, b;
@@ -281,7 +347,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(heap_keeps_order), cmocka_unit_test(weights_share_the_cpu), cmocka_unit_test(weight_change_takes_effect),
         cmocka_unit_test(caps_hold), cmocka_unit_test(a_shared_cap_holds_for_all), cmocka_unit_test(cap_is_not_saved_up), cmocka_unit_test(sleepers_wake_first_but_bounded),
-        cmocka_unit_test(wakers_do_not_starve_spinners), cmocka_unit_test(moving_keeps_the_difference),
+        cmocka_unit_test(wakers_do_not_starve_spinners), cmocka_unit_test(spinners_take_turns),
+        cmocka_unit_test(spinners_let_one_work), cmocka_unit_test(spinning_saves_nothing_up), cmocka_unit_test(shares_hold_among_spinners),
+        cmocka_unit_test(moving_keeps_the_difference),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
