@@ -53,6 +53,7 @@
 #define MSR_MCG_CTL             0x17b
 #define MSR_MISC_ENABLE         0x1a0
 #define MSR_DEBUGCTL            0x1d9
+#define DEBUGCTL_BTF            BIT(1)          /* RFLAGS.TF steps by branches */
 #define MSR_MTRR_PHYSBASE0      0x200   /* + 2n; PHYSMASK0 + 2n at 0x201 */
 #define MSR_MTRR_PHYSMASK0      0x201
 #define MSR_MTRR_FIX64K_00000   0x250

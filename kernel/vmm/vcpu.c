@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "kernel/hw/msr.h"
 #include "kernel/hw/x86.h"
 #include "kernel/lib/log.h"
 #include "kernel/sched/fpu.h"
@@ -55,7 +56,8 @@ void vcpu_advance_slow(struct vcpu *v)
     vcpu_code(v);
     if (vcpu_cpu_mode(v) != MODE_64)
         v->rip = (uint32_t)v->rip;
-    if ((v->rflags & RFLAGS_TF) && !v->exc.valid) {     /* the trap after a single step: the CPU has not seen this one end */
+    /* The trap after a single step: the CPU has not seen this one end.  What is done for the guest does not branch. */
+    if ((v->rflags & RFLAGS_TF) && !v->exc.valid && !(vcpu_state(v, ST_MSRS)->debugctl & DEBUGCTL_BTF)) {
         vcpu_state(v, ST_DRS)->dr6 |= DR6_BS;
         vcpu_put_state(v, ST_DRS);
         vcpu_raise(v, EXC_DB, false, 0);

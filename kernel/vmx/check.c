@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 
+#include "kernel/hw/msr.h"
 #include "kernel/hw/x86.h"
 #include "kernel/vmx/caps.h"
 
@@ -310,7 +311,7 @@ static bool bad_non_register(struct vmx_check *c)
 {
     uint64_t rflags = rd(c, VMCS_GUEST_RFLAGS), block = rd(c, VMCS_INTERRUPTIBILITY), ev = rd(c, VMCS_ENTRY_EVENT), activity = rd(c, VMCS_ACTIVITY);
     uint64_t pending = rd(c, VMCS_PENDING_DEBUG), type = (ev & VEC_TYPE) >> VEC_TYPE_SHIFT;
-    bool shadow = block & (BLOCK_STI | BLOCK_MOV_SS), event = ev & VEC_VALID, step = (rflags & RFLAGS_TF) && !has(c, VMCS_GUEST_DEBUGCTL, BIT(1));
+    bool shadow = block & (BLOCK_STI | BLOCK_MOV_SS), event = ev & VEC_VALID, step = (rflags & RFLAGS_TF) && !has(c, VMCS_GUEST_DEBUGCTL, DEBUGCTL_BTF);
     const char *name = "the interruptibility state";
     if (activity > 3 || (activity && shadow))
         return bad(c, "the activity state", activity, activity > 3 ? "unknown" : "not active in an interrupt shadow");

@@ -353,6 +353,13 @@ static void choose_event(struct vcpu *v, struct vmx_vcpu *x)
         vmwrite(VMCS_ENTRY_ERROR, x->event_error);
 }
 
+/* SDM "Checks on Guest Non-Register State": a shadow that ends with the next instruction keeps a single-step trap pending, unless steps are by branches. */
+static void pend_step(void)
+{
+    uint64_t step = vmread(VMCS_GUEST_DEBUGCTL) & DEBUGCTL_BTF ? 0 : PENDING_DB_BS;
+    vmwrite(VMCS_PENDING_DEBUG, (vmread(VMCS_PENDING_DEBUG) & ~(uint64_t)PENDING_DB_BS) | step);
+}
+
 /* Rare; interrupts are off. */
 static __attribute__((noinline)) void prepare(struct vcpu *v, struct vmx_vcpu *x)
 {
@@ -372,9 +379,8 @@ static __attribute__((noinline)) void prepare(struct vcpu *v, struct vmx_vcpu *x
         invvpid(vmx_features.ept_vpid & VPID_CAP_SINGLE ? INVVPID_SINGLE : INVVPID_ALL, x->vpid);
     if (x->before & BEFORE_EVENT)
         choose_event(v, x);
-    /* SDM "Checks on Guest Non-Register State": a shadow that ends with the next instruction keeps a single-step trap pending. */
     if ((x->before & BEFORE_SHADOW) && (v->rflags & RFLAGS_TF) && (x->interruptibility & (BLOCK_STI | BLOCK_MOV_SS)))
-        vmwrite(VMCS_PENDING_DEBUG, PENDING_DB_BS);
+        pend_step();
     x->after |= x->before & BEFORE_SHADOW ? AFTER_SHADOW : 0;
     x->before = 0;
 }
