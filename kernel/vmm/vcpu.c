@@ -111,8 +111,8 @@ void vcpu_reset(struct vcpu *v, bool init)
 {
     if (init)
         vcpu_state(v, ST_ALL);
-    else
-        hv->vcpu_reset(v);
+    hv->vcpu_reset(v);                          /* an INIT, too, forgets what was to be delivered */
+    hv->set_tsc(v, v->tsc_offset);
     reset_state(&v->st, init);
     memset(v->gpr, 0, sizeof v->gpr);
     v->gpr[RDX] = 0x600;

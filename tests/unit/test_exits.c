@@ -91,6 +91,24 @@ static void single_step(void **state)
     }
 }
 
+/* What was to be delivered at the next entry is the old program's; time goes on. */
+static void init_signal(void **state)
+{
+    at_start();
+    vcpu_raise(v, EXC_UD, false, 0);
+    vcpu_events(v);
+    assert_true(fake_cpu(v)->injected.valid);
+    v->tsc_offset = 12345;
+    hv->set_tsc(v, v->tsc_offset);
+    v->st.tsc_aux = 7;
+    vcpu_put_state(v, ST_ALL);
+    vcpu_reset(v, true);
+    assert_false(fake_cpu(v)->injected.valid);
+    assert_int_equal(fake_cpu(v)->tsc_offset, 12345);
+    assert_int_equal(fake_cpu(v)->st.tsc_aux, 7);
+    assert_int_equal(v->rip, 0xfff0);
+}
+
 static void msrs(void **state)
 {
     at_start();
@@ -411,7 +429,7 @@ static void paravirtual_clock(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(defined_answers), TEST(single_step), TEST(msrs), TEST(control_registers), TEST(operand_from_the_instruction), TEST(xcr0), TEST(hypercalls_and_time),
+        TEST(defined_answers), TEST(single_step), TEST(init_signal), TEST(msrs), TEST(control_registers), TEST(operand_from_the_instruction), TEST(xcr0), TEST(hypercalls_and_time),
         TEST(exceptions), TEST(device_accesses), TEST(accesses_that_fault), TEST(what_ends_it), TEST(paravirtual_clock),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
