@@ -73,6 +73,7 @@
 #define   MC_STATUS_MISCV       BIT(59)
 #define   MC_STATUS_ADDRV       BIT(58)
 #define   MC_STATUS_PCC         BIT(57)
+#define   MC_STATUS_AR          BIT(55)         /* what was interrupted has used the data (Intel), or is corrupt (AMD: TCC) */
 #define MSR_TSC_DEADLINE        0x6e0
 #define MSR_X2APIC              0x800   /* + xAPIC register offset / 16 */
 #define MSR_XSS                 0xda0

@@ -17,7 +17,7 @@ static struct {
 /* The worst error of this CPU's banks, which are cleared for the next; status 0: none, the exception was for another CPU. */
 static struct error take(void)
 {
-    const uint64_t severe = MC_STATUS_UC | MC_STATUS_PCC;
+    const uint64_t severe = MC_STATUS_UC | MC_STATUS_PCC | MC_STATUS_AR;
     struct error e = { 0 };
     uint64_t cap = 0, status, global = 0;
     rdmsr_safe(MSR_MCG_CAP, &cap);
@@ -57,9 +57,11 @@ __attribute__((noreturn)) static void give_up(const struct trap_frame *f, const 
           (unsigned long long)e->status);
 }
 
+/* SDM "Software Recoverable Action Required errors": what used bad data would use it again on its return, for ever. */
 void mce_trap(struct trap_frame *f)
 {
     struct error e = take();
+    e.resumable &= !(e.status & MC_STATUS_AR);
     bool elsewhere = e.resumable && !e.status;
     if (elsewhere || (e.resumable && (e.status & MC_STATUS_ADDRV) && mce.page_lost && note(ALIGN_DOWN(e.addr, PAGE_SIZE))))
         return;
