@@ -139,6 +139,14 @@ static const struct cfg *get(const struct cfg *section, const char *name)
     return NULL;
 }
 
+static unsigned children(const struct cfg *section)
+{
+    unsigned n = 0;
+    for (const struct cfg *c = section ? section->child : NULL; c; c = c->next)
+        n++;
+    return n;
+}
+
 static uint64_t get_num(const struct cfg *section, const char *name)
 {
     const struct cfg *c = get(section, name);
@@ -269,8 +277,8 @@ static int read_lv(const struct scan *s, const struct cfg *c, struct lvm_lv *lv)
 {
     uint64_t n = get_num(c, "segment_count"), extents = 0;
     snprintf(lv->name, sizeof lv->name, "%.127s", c->name);
-    if (!n || n > 65536) {
-        problem(lv, "it has no segments");
+    if (!n || n > children(c)) {        /* memory is taken for as many as the text really has */
+        problem(lv, n ? "its segments are not all there" : "it has no segments");
         return 0;
     }
     lv->segs = kzalloc(n * sizeof *lv->segs);
@@ -296,8 +304,7 @@ static int read_vg(struct scan *s, struct lvm_vg *vg)
     s->extent = get_num(s->vg, "extent_size") * 512;
     if (!s->extent || s->extent > 1ull << 40)
         return -EILSEQ;
-    for (const struct cfg *c = lvs ? lvs->child : NULL; c; c = c->next)
-        vg->nlvs++;
+    vg->nlvs = children(lvs);
     vg->lvs = kzalloc(MAX(vg->nlvs, 1u) * sizeof *vg->lvs);
     if (!vg->lvs)
         return -ENOMEM;
