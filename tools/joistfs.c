@@ -162,12 +162,21 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct fs_dirent *)a)->name, ((const struct fs_dirent *)b)->name);
 }
 
+/* What a terminal would obey shows as '?'; programs get the name as it is. */
+static void print_name(const struct fs_dirent *d)
+{
+    bool raw = !isatty(1);
+    for (const char *p = d->name; *p; p++)
+        putchar(raw || ((*p < 0 || *p >= ' ') && *p != 127) ? *p : '?');
+    printf("%s\n", d->dir ? "/" : "");
+}
+
 static void list_one(struct fs *fs, const char *dir, const struct fs_dirent *d, bool lng)
 {
     char path[4096], when[32];
     struct fs_stat st;
     if (!lng) {
-        printf("%s%s\n", d->name, d->dir ? "/" : "");
+        print_name(d);
         return;
     }
     snprintf(path, sizeof path, "%s/%s", dir, d->name);
@@ -176,8 +185,8 @@ static void list_one(struct fs *fs, const char *dir, const struct fs_dirent *d, 
         fail("cannot look at", path, err);
     time_t t = st.mtime / 1000000000;
     strftime(when, sizeof when, "%Y-%m-%d %H:%M", localtime(&t));
-    printf("%c%c %15llu %15llu %s %s%s\n", st.dir ? 'd' : '-', st.csum ? 'c' : '-', (unsigned long long)st.size,
-           (unsigned long long)st.allocated, when, d->name, d->dir ? "/" : "");
+    printf("%c%c %15llu %15llu %s ", st.dir ? 'd' : '-', st.csum ? 'c' : '-', (unsigned long long)st.size, (unsigned long long)st.allocated, when);
+    print_name(d);
 }
 
 static int cmd_ls(int argc, char **argv)
@@ -339,8 +348,10 @@ static int cp_in(struct pool *p, const char *src, const char *dst, unsigned flag
     if (fd < 0)
         return complain("cannot open", src, fd);
     int err = fs_open(p->fs, part, FS_CREATE | flags, &f);
-    if (!err && !(err = fs_truncate(f, 0))) {
-        err = copy_in(f, fd, size, path);
+    if (!err) {
+        err = fs_truncate(f, 0);
+        if (!err)
+            err = copy_in(f, fd, size, path);
         fs_close(f);
         if (!err)
             err = fs_rename(p->fs, part, path);

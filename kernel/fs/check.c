@@ -20,6 +20,9 @@ void finding(struct check *c, unsigned what, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(msg, sizeof msg, fmt, ap);
     va_end(ap);
+    for (char *p = msg; *p; p++)        /* names may be anything; a terminal must not obey them */
+        if ((*p > 0 && *p < ' ') || *p == 127)
+            *p = '?';
     c->rep->say(c->rep->arg, msg);
 }
 
