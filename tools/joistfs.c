@@ -339,19 +339,20 @@ static int cp_in(struct pool *p, const char *src, const char *dst, unsigned flag
 {
     struct fs_stat st;
     struct fs_file *f;
-    char path[4096], part[4110];
+    char path[4096], part[4120];
     uint64_t size;
+    int err = -EEXIST;
     bool into = !*dst || dst[strlen(dst) - 1] == '/' || (!fs_stat(p->fs, dst, &st) && st.dir);
     join_path(path, dst, into, src);
-    snprintf(part, sizeof part, "%s.part", path);
     int fd = host_open(src, &size);
     if (fd < 0)
         return complain("cannot open", src, fd);
-    int err = fs_open(p->fs, part, FS_CREATE | flags, &f);
+    for (int i = 0; err == -EEXIST && i < 100; i++) {
+        snprintf(part, sizeof part, i ? "%s.part%d" : "%s.part", path, i);
+        err = fs_open(p->fs, part, FS_CREATE | FS_EXCL | flags, &f);
+    }
     if (!err) {
-        err = fs_truncate(f, 0);
-        if (!err)
-            err = copy_in(f, fd, size, path);
+        err = copy_in(f, fd, size, path);
         fs_close(f);
         if (!err)
             err = fs_rename(p->fs, part, path);
