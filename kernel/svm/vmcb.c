@@ -115,8 +115,9 @@ void svm_get_code(struct vcpu *v, struct cpu_state *st)
 {
     const struct svm_vcpu *s = svm_of(v);
     const struct vmcb *b = s->vmcb;
+    st->cr4 = get_cr4(s);
     st->seg[SEG_CS].base = b->cs.base, st->seg[SEG_CS].attr = b->cs.attr;
-    st->cr0 = b->cr0, st->cr3 = b->cr3, st->cr4 = get_cr4(s), st->efer = b->efer & ~EFER_SVME;
+    st->cr0 = b->cr0, st->cr3 = b->cr3, st->efer = b->efer & ~EFER_SVME;
     st->cpl = b->cpl;
 }
 

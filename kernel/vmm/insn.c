@@ -295,6 +295,7 @@ static inline __attribute__((always_inline)) const struct insn *decode_at(struct
     memcpy(&hi, b + 8, 8);
     hi &= BITS(55, 0);
     struct decoded *d = &v->decode[(va ^ va >> 6) % DECODE_CACHE];
+    __asm__("" : "+r"(d));      /* else GCC computes the entry's address twice */
     if (unlikely(d->lo != lo || d->hi != hi || d->mode != mode + 1))
         return decode_new(v, d, mode, lo, hi);
     return &d->insn;

@@ -32,7 +32,8 @@ enum vcpu_mode { OUTSIDE_GUEST, IN_GUEST };
 
 enum { EXIT_TRACE = 32, DECODE_CACHE = 64 };
 struct exit_trace { uint64_t tsc, rip, info, kind; };
-struct decoded { uint64_t lo, hi; uint8_t mode; struct insn insn; };    /* the bytes themselves are the key */
+/* A cache line each.  The bytes themselves are the key. */
+struct decoded { struct insn insn; uint8_t mode; uint64_t lo, hi; } __aligned_to(64);
 
 struct pvclock { gpa_t system; uint32_t version; bool on; };
 
@@ -84,6 +85,7 @@ struct vcpu {
     unsigned trace_at;
     struct exit_trace trace[EXIT_TRACE];
 };
+_Static_assert(sizeof(struct decoded) == 64, "a cache line");
 _Static_assert(offsetof(struct vcpu, gpr) == 0, "entry stubs");
 _Static_assert(offsetof(struct vcpu, rip) == 128, "entry stubs");
 
