@@ -24,12 +24,19 @@ static struct svm_cpu *this_svm(void) { return this_cpu()->hv; }
 
 /* ---- CPU ---- */
 
+static bool on_qemu(void)
+{
+    struct cpuid_regs r = cpu_has(FEAT_HYPERVISOR) ? cpuid(0x40000000, 0) : (struct cpuid_regs){ 0 };
+    return r.ebx == 0x54474354 && r.ecx == 0x43544743 && r.edx == 0x47435447;         /* "TCGTCGTCGTCG" */
+}
+
 static void read_features(void)
 {
     struct cpuid_regs r = cpuid(0x8000000a, 0);
     svm_features = (struct svm_features){
         .edx = r.edx, .nasids = r.ebx, .nrips = r.edx & SVM_FEAT_NRIPS, .flush_asid = r.edx & SVM_FEAT_FLUSH_ASID,
         .pause_filter = r.edx & SVM_FEAT_PAUSE_FILTER, .clean_mask = (r.edx & SVM_FEAT_VMCB_CLEAN) || vmm_host.check_entries ? CLEAN_ALL : 0,
+        .loses_shadow = on_qemu(),
     };
 }
 
@@ -236,11 +243,50 @@ static void inject_offered(struct vcpu *v, struct svm_vcpu *s)
     svm_dirty(s, CLEAN_TPR);
 }
 
+static inline void put_registers(const struct vcpu *v, struct vmcb *b)
+{
+    b->rax = v->gpr[RAX], b->rsp = v->gpr[RSP], b->rip = v->rip, b->rflags = v->rflags;
+}
+
+/*
+ * QEMU's software SVM (to 7.2 at least) does not put the interrupt shadow back at VMRUN: a pending interrupt would be taken right behind STI or MOV SS.  There the
+ * offer is held back for one instruction, by a single step.  If that faults the fault is not delivered, for its frame would show TF: the instruction starts anew,
+ * behind the interrupt.  (A PUSHF does show TF.)
+ */
+#define NOWHERE BIT(63)
+static void begin_step(struct svm_vcpu *s)
+{
+    struct vmcb *b = s->vmcb;
+    if (!svm_features.loses_shadow || !(b->vintr & V_IRQ) || (b->rflags & (RFLAGS_IF | RFLAGS_TF)) != RFLAGS_IF || (b->eventinj & EVT_VALID))
+        return;
+    s->step.exceptions = b->intercept[ICPT_EXC], s->step.dr6 = b->dr6;
+    b->intercept[ICPT_EXC] = ~0u;
+    b->vintr &= ~V_IRQ;
+    b->rflags |= RFLAGS_TF;
+    svm_dirty(s, CLEAN_I | CLEAN_TPR);
+    s->after |= AFTER_STEP;
+}
+
+/* The exit that ends the step tells nobody anything. */
+static void end_step(struct vcpu *v, struct svm_vcpu *s)
+{
+    struct vmcb *b = s->vmcb;
+    uint64_t vector = b->exitcode - SVM_EXIT_EXC;
+    b->intercept[ICPT_EXC] = s->step.exceptions;
+    b->vintr |= V_IRQ;
+    v->rflags &= ~(uint64_t)RFLAGS_TF;
+    svm_dirty(s, CLEAN_I | CLEAN_TPR);
+    if (vector > 31 || vector == EXC_MC)
+        return;
+    b->exitcode = SVM_EXIT_INTR;
+    b->dr6 = s->step.dr6;
+    svm_dirty(s, CLEAN_DRX);
+    s->shadow_rip = NOWHERE;
+}
+
 /* Rare; interrupts are off. */
 static __attribute__((noinline)) void prepare(struct vcpu *v, struct svm_vcpu *s)
 {
-    if (s->before & BEFORE_SHADOW)
-        s->shadow_rip = v->rip;
     if (s->before & BEFORE_ASID) {
         svm_new_asid(this_svm(), s);
         s->after |= AFTER_ONCE;
@@ -249,19 +295,18 @@ static __attribute__((noinline)) void prepare(struct vcpu *v, struct svm_vcpu *s
         inject_offered(v, s);
     if (s->before & BEFORE_SPEC_CTRL)
         mitigations_spec_to_guest(s->spec_ctrl_run);
+    put_registers(v, s->vmcb);
+    if ((s->before & BEFORE_SHADOW) && v->shadow) {         /* else our emulation of an instruction has ended it */
+        s->shadow_rip = v->rip;
+        begin_step(s);
+    }
     s->before &= BEFORE_SPEC_CTRL;
-}
-
-static inline void put_registers(const struct vcpu *v, struct vmcb *b)
-{
-    b->rax = v->gpr[RAX], b->rsp = v->gpr[RSP], b->rip = v->rip, b->rflags = v->rflags;
 }
 
 static __attribute__((noinline)) void run_prepared(struct vcpu *v)
 {
     struct svm_vcpu *s = svm_of(v);
     prepare(v, s);
-    put_registers(v, s->vmcb);
     svm_enter(s->pa, v, s->host_vmcb);
 }
 
@@ -306,7 +351,9 @@ static __attribute__((noinline)) void take_stock(struct vcpu *v)
     struct vmcb *b = s->vmcb;
     if (s->after & AFTER_ONCE)
         b->eventinj = 0, b->tlb_control = TLB_FLUSH_NONE;
-    /* QEMU forgot the shadow at VMRUN (finish_shadowed_hlt()); if no instruction ran, it is still in force. */
+    if (s->after & AFTER_STEP)
+        end_step(v, s);
+    /* QEMU forgot the shadow at VMRUN; if no instruction ran, it is still in force. */
     v->shadow = (b->int_shadow & INT_SHADOW) || (v->shadow && s->shadow_rip == b->rip);
     if (v->shadow)
         s->before |= BEFORE_SHADOW;
@@ -323,8 +370,6 @@ static __attribute__((noinline)) void take_stock(struct vcpu *v)
     s->after = (v->shadow ? AFTER_SHADOW : 0) | (v->irq_offered != IRQ_NONE && !v->irq_taken ? AFTER_OFFER : 0) | (s->nmi == NMI_AT_IRET ? AFTER_IRET : 0);
     if ((s->after & AFTER_OFFER) && svm_features.nrips)
         s->before |= BEFORE_OFFER;
-    if ((s->after & AFTER_OFFER) && v->shadow)          /* finish_shadowed_hlt() */
-        atomic_or(&v->requests, REQ_EVENT);
     svm_translate(v);
 }
 
@@ -372,7 +417,6 @@ static void svm_run_checked(struct vcpu *v)
     struct svm_vcpu *s = svm_of(v);
     const struct svm_cpu *c = this_svm();
     prepare(v, s);
-    put_registers(v, s->vmcb);
     torture_entry();
     if (entry_is_sound(c, s))
         svm_enter(s->pa, v, s->host_vmcb);
@@ -394,28 +438,11 @@ static void offer(struct vcpu *v, struct svm_vcpu *s, const struct event_info *e
     s->before |= ev->valid && svm_features.nrips ? BEFORE_OFFER : 0;
 }
 
-/*
- * QEMU's software SVM (to 7.2 at least) does not put the interrupt shadow back at VMRUN: a pending interrupt would be taken between STI and HLT and the wake-up
- * lost.  Where STI's shadow covers a HLT and an interrupt waits that the TPR lets through, the HLT ends at once on any CPU, so it is done here.
- */
-static void finish_shadowed_hlt(struct vcpu *v)
-{
-    if (!(v->rflags & RFLAGS_IF) || !vcpu_wakes(v))
-        return;
-    const struct insn *insn = vcpu_decode(v);
-    if (!insn)
-        v->exc.valid = false;           /* the CPU will find out by itself */
-    else if (insn->op == INSN_HLT)
-        vcpu_advance(v, insn->len);
-}
-
 static void svm_inject(struct vcpu *v, const struct event_info *ev)
 {
     struct svm_vcpu *s = svm_of(v);
     if (ev->type == EVENT_INTR) {
         offer(v, s, ev);
-        if (unlikely(ev->valid && v->shadow))
-            finish_shadowed_hlt(v);
         return;
     }
     bool error = ev->has_error && (s->vmcb->cr0 & CR0_PE);      /* real mode knows none */

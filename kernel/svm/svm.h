@@ -17,7 +17,7 @@ enum nmi_state { NMI_OPEN, NMI_IN_HANDLER /* IRET is intercepted */, NMI_AT_IRET
 
 /* What an entry or an exit has to see to beside the common path; each bit stands until that is done. */
 enum { BEFORE_ASID = 1, BEFORE_SHADOW = 2, BEFORE_OFFER = 4, BEFORE_SPEC_CTRL = 8 /* stays */ };
-enum { AFTER_ONCE = 1 /* EVENTINJ or TLB_CONTROL is set */, AFTER_OFFER = 2, AFTER_IRET = 4, AFTER_SHADOW = 8 };
+enum { AFTER_ONCE = 1 /* EVENTINJ or TLB_CONTROL is set */, AFTER_OFFER = 2, AFTER_IRET = 4, AFTER_SHADOW = 8, AFTER_STEP = 16 /* of one instruction */ };
 
 struct svm_vcpu {
     struct vmcb *vmcb;
@@ -28,7 +28,8 @@ struct svm_vcpu {
     hpa_t host_vmcb;            /* of the CPU it is loaded on */
     uint64_t asid_gen;          /* of that CPU */
     uint32_t before, after;     /* BEFORE_, AFTER_ */
-    uint64_t shadow_rip;        /* entered here with an interrupt shadow in force */
+    uint64_t shadow_rip;        /* entered here with an interrupt shadow in force; NOWHERE: its instruction is done */
+    struct { uint32_t exceptions; uint64_t dr6; } step;         /* as they were before it */
     bool loaded;
     uint64_t xcr0_loaded;
     uint64_t dr[4];             /* DR0-3 while not in the CPU */
@@ -42,7 +43,7 @@ struct svm_vcpu {
     const struct svm_cpu *hash_cpu;     /* … on this CPU */
 };
 
-extern struct svm_features { uint32_t edx, nasids; uint64_t clean_mask; bool nrips, flush_asid, pause_filter; } svm_features;
+extern struct svm_features { uint32_t edx, nasids; uint64_t clean_mask; bool nrips, flush_asid, pause_filter, loses_shadow; } svm_features;
 
 static inline struct svm_vcpu *svm_of(const struct vcpu *v) { return v->hv; }
 static inline void svm_dirty(struct svm_vcpu *s, uint64_t groups) { s->vmcb->clean &= ~groups; }
