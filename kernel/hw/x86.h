@@ -80,6 +80,7 @@
 #define DR6_INIT        0xffff0ff0ull
 #define DR6_BS          BIT(14)
 #define DR7_INIT        0x400ull
+#define DR7_GD          BIT(13)
 
 /* Page-table entries (4-level paging). */
 #define PTE_P           BIT(0)

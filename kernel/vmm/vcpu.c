@@ -64,8 +64,20 @@ void vcpu_advance_slow(struct vcpu *v)
     }
 }
 
+/* A CPU that takes #DB by itself opens the debug registers to the handler; for one that is injected it does not. */
+static __attribute__((noinline)) void end_general_detect(struct vcpu *v)
+{
+    struct cpu_state *st = vcpu_state(v, ST_DRS);
+    if (!(st->dr7 & DR7_GD))
+        return;
+    st->dr7 &= ~(uint64_t)DR7_GD;
+    vcpu_put_state(v, ST_DRS);
+}
+
 void vcpu_raise(struct vcpu *v, uint8_t vector, bool has_error, uint32_t error)
 {
+    if (unlikely(vector == EXC_DB))
+        end_general_detect(v);
     v->exc = (struct event_info){ .type = EVENT_EXCEPTION, .vector = vector, .valid = true, .has_error = has_error, .error = error };
     atomic_or(&v->requests, REQ_EVENT);
 }

@@ -71,14 +71,12 @@ static enum exit_kind task_switch(struct vcpu *v, struct exit *e, uint64_t q)
     return EXIT_TASK_SWITCH;
 }
 
-/* An intercepted #DB has not changed DR6 and DR7 yet: SDM "Basic VM-Exit Information", exit qualification for debug exceptions. */
+/* An intercepted #DB has not changed DR6 yet: SDM "Basic VM-Exit Information", exit qualification for debug exceptions. */
 static void debug_exception(struct vcpu *v, uint64_t q)
 {
-    enum { DR7_GD = 1 << 13 };
     struct cpu_state st;
     vmx_get_state(v, &st, ST_DRS);
     st.dr6 = (st.dr6 & ~BITS(3, 0)) | (q & DB_DR6_BITS) | DR6_INIT;
-    st.dr7 &= ~(uint64_t)DR7_GD;
     vmx_set_state(v, &st, ST_DRS);
 }
 

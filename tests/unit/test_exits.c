@@ -238,7 +238,10 @@ static void exceptions(void **state)
     assert_true(v->exc.has_error);
     at_start();
     e.u.exc.vector = EXC_DB, e.u.exc.has_error = false;
+    v->st.dr7 = DR7_INIT | DR7_GD;
     gives(e, EXC_DB);
+    assert_int_equal(v->st.dr7, DR7_INIT);      /* the handler may use the debug registers */
+    assert_int_equal(fake_cpu(v)->st.dr7, DR7_INIT);
 }
 
 /* ---- Instructions fetched and carried out for the guest ---- */
