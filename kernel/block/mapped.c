@@ -5,6 +5,7 @@
 
 #define PART_IOV 16
 #define COPY_LEN (256u << 10)
+#define TURN 64                 /* requests; then other owners' have the thread */
 
 /* Per request: where it is, and the part that is on its way down. */
 struct mapped_ctx {
@@ -229,18 +230,31 @@ static struct mapped_ctx *next_slow(struct mapped *m)
     return l ? container_of(list_entry(l, struct blk_req, link), struct mapped_ctx, part) : NULL;
 }
 
+/* To the end of the line. */
+static void kick_again(struct mapped *m)
+{
+    spin_lock(&m->spin);
+    m->queued = !list_empty(&m->queue);
+    if (m->queued)
+        m->ops->kick(m);
+    spin_unlock(&m->spin);
+}
+
 /* The last request is ended last of all: until then the owner cannot be closed. */
 void mapped_serve(struct mapped *m)
 {
     struct mapped_ctx *c;
     struct blk_req *last = NULL;
     m->ops->lock(m);
-    while ((c = next_slow(m))) {
+    int n = 0;
+    for (; n < TURN && (c = next_slow(m)); n++) {
         if (last)
             blk_complete(last, last->err);
         last = c->whole;
         last->err = m->ops->slow(m, last, c->done);
     }
+    if (n == TURN)
+        kick_again(m);
     m->ops->unlock(m);
     if (last)
         blk_complete(last, last->err);

@@ -49,7 +49,7 @@ uint32_t mapped_ctx_size(uint32_t below);
 
 /* blk_ops.submit of the owner.  `block`: the owner's logical block. */
 void mapped_submit(struct mapped *, struct blk_req *, uint32_t block);
-/* Work off the queue.  The owner may be gone when it returns. */
+/* Work off the queue, or a good part of it, after which it kicks again.  The owner may be gone when it returns. */
 void mapped_serve(struct mapped *);
 
 /* All of these with the owner's lock held. */

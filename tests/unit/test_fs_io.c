@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "kernel/block/linear.h"
@@ -280,12 +281,90 @@ static void files_do_not_wait_for_each_other(void **state)
     done_with(&h, fs);
 }
 
+/* ---- Nor is one file's work ---- */
+
+struct busy { struct job job; struct blk *b; bool *stop; int *count; };
+
+/* Each end is a new begin, so that the file's queue never becomes empty. */
+static void go_on(struct blk_req *r)
+{
+    struct busy *w = r->arg;
+    atomic_add(w->count, 1);
+    if (atomic_load(w->stop))
+        atomic_store(&w->job.ended, 1);
+    else
+        blk_submit(w->b, r);
+}
+
+/* The other file's requests, one behind the other: how many of the busy ones ended during each. */
+enum { TURNS = 31 };
+struct patient { struct job job; struct blk *b; int *count, last, n, during[TURNS]; };
+
+static void its_turn(struct blk_req *r)
+{
+    struct patient *p = r->arg;
+    int now = atomic_load(p->count);
+    p->during[p->n++] = now - p->last;
+    p->last = now;
+    if (p->n < TURNS)
+        blk_submit(p->b, r);
+    else
+        atomic_store(&p->job.ended, 1);
+}
+
+static int by_value(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+
+static void busy_files_leave_the_threads_to_others(void **state)
+{
+    enum { FILES = 4, N = 16 * FILES };
+    struct holder h;
+    struct fs *fs = make(&h, 64 * MB);
+    struct busy w[N];
+    bool stop = false;
+    int count = 0;
+    struct blk *b[N];
+    char name[8];
+    for (int i = 0; i < N; i++) {
+        snprintf(name, sizeof name, "f%d", i % FILES);
+        fs_close(file(fs, name, MB, i));
+        b[i] = disk_on(fs, name);
+    }
+    struct blk *other = (fs_close(file(fs, "other", MB, 1)), disk_on(fs, "other"));
+    alarm(60);
+    for (int i = 0; i < N; i++) {                       /* sixteen requests in flight on each of four files, for two threads */
+        w[i] = (struct busy){ .b = b[i], .stop = &stop, .count = &count };
+        w[i].job.ctx = malloc(b[i]->limits.ctx_size);
+        w[i].job.r = (struct blk_req){ .op = BLK_WRITE_ZEROES, .off = i / FILES * 4096, .len = 4096, .done = go_on, .arg = &w[i], .ctx = w[i].job.ctx };
+        blk_submit(b[i], &w[i].job.r);
+    }
+    struct patient p = { .b = other, .count = &count };
+    p.job.ctx = malloc(other->limits.ctx_size);
+    p.job.r = (struct blk_req){ .op = BLK_WRITE_ZEROES, .len = 4096, .done = its_turn, .arg = &p, .ctx = p.job.ctx };
+    blk_submit(other, &p.job.r);
+    assert_int_equal(end(&p.job), 0);
+    qsort(p.during, TURNS, sizeof p.during[0], by_value);
+    print_message("%d requests of the others between two turns\n", p.during[TURNS / 2]);
+    atomic_store(&stop, true);
+    for (int i = 0; i < N; i++) {
+        while (!atomic_load(&w[i].job.ended))
+            thread_yield();
+        free(w[i].job.ctx);
+    }
+    alarm(0);
+    assert_true(p.during[TURNS / 2] < 1500);            /* the median: a thread may lose its CPU */
+    for (int i = 0; i < N; i++)
+        blk_close(b[i]);
+    blk_close(other);
+    done_with(&h, fs);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(overwrites_touch_no_metadata),
         cmocka_unit_test(one_disk_writes_a_file),
         cmocka_unit_test(files_do_not_wait_for_each_other),
+        cmocka_unit_test(busy_files_leave_the_threads_to_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
