@@ -181,6 +181,42 @@ static void test_timers(void)
     kfree(s);
 }
 
+/* ---- Timers that would fill a CPU: threads get their share all the same ---- */
+enum { STORM_TIMERS = 8, STORM_NS = 20000 };
+static uint64_t storm_spent;
+
+static void storm_fire(struct timer *t)
+{
+    uint64_t t0 = clock_ns(), now;
+    while ((now = clock_ns()) < t0 + STORM_NS)
+        ;
+    storm_spent += now - t0;
+    timer_arm(t, now + STORM_NS);
+}
+
+static void storm(void *arg)
+{
+    uint64_t *own = arg, start = clock_ns(), last = start, now;
+    static struct timer t[STORM_TIMERS];
+    for (unsigned i = 0; i < STORM_TIMERS; i++) {
+        timer_init(&t[i], storm_fire);
+        timer_arm(&t[i], start);
+    }
+    for (; (now = clock_ns()) < start + 100 * MS; last = now)
+        if (now - last < STORM_NS / 2)          /* else a callback came between */
+            *own += now - last;
+    for (unsigned i = 0; i < STORM_TIMERS; i++)
+        timer_cancel_sync(&t[i]);
+}
+
+static void test_storm(void)
+{
+    uint64_t own = 0;
+    storm_spent = 0;
+    thread_join(start_on(0, THREAD_KERNEL, 0, 0, storm, &own));
+    RESULT(own > storm_spent / 3 && storm_spent > 10 * MS, "storm", "%u us for a thread, %u us in callbacks", (unsigned)(own / 1000), (unsigned)(storm_spent / 1000));
+}
+
 /* Two threads fight over each timer: arm here, cancel there; after cancel_sync nothing fires. */
 struct duel { struct timer t; struct spinlock lock; uint32_t fired, stop, bad, armed; bool closed; };
 
@@ -619,6 +655,7 @@ bool sched_selftest(bool loaded)
     test_ping("ping_cross", 0, port_ncpus() - 1);
     test_block();
     test_timers();
+    test_storm();
     test_cancel();
     test_mutex();
     test_pin();
