@@ -229,9 +229,11 @@ hpa_t page_alloc(unsigned order, unsigned flags)
         } while (!pa && order < ORDERS && pool_drain());
     }
     if (pa && (flags & PAGE_ZERO))
-        clear(pa_to_va(pa), PAGE_SIZE << order);
+        page_clear(pa, order);
     return pa;
 }
+
+void page_clear(hpa_t pa, unsigned order) { clear(pa_to_va(pa), PAGE_SIZE << order); }
 
 void page_free(hpa_t pa, unsigned order)
 {
@@ -286,14 +288,12 @@ void mem_unreserve(uint64_t bytes)
     spin_unlock(&mem.lock);
 }
 
-hpa_t page_alloc_zeroed_2m(unsigned flags)
+hpa_t page_take_zeroed_2m(unsigned flags)
 {
     spin_lock(&pool.lock);
     hpa_t pa = pool.n ? pool.page[--pool.n] : 0;
     spin_unlock(&pool.lock);
-    if (!pa)
-        return page_alloc(ORDER_2M, flags | PAGE_ZERO);
-    if (flags & PAGE_RESERVED_OK) {
+    if (pa && (flags & PAGE_RESERVED_OK)) {
         spin_lock(&mem.lock);
         draw_promise(PAGE_2M, flags);
         spin_unlock(&mem.lock);

@@ -20,6 +20,7 @@ void page_add_range(hpa_t base, uint64_t len);
 /* 2^order pages, naturally aligned.  0 = none (0 is never a valid page).  Without PAGE_RESERVED_OK an allocation never eats into promised memory. */
 hpa_t page_alloc(unsigned order, unsigned flags);
 void  page_free(hpa_t, unsigned order);
+void  page_clear(hpa_t, unsigned order);
 /* Reference counts for guest pages (4 KiB or 2 MiB head page): alloc gives 1; page_put frees at 0. */
 void  page_get(hpa_t);
 void  page_put(hpa_t, unsigned order);
@@ -31,8 +32,8 @@ void  page_split(hpa_t, unsigned from, unsigned to);
 int   mem_reserve(uint64_t bytes);
 void  mem_unreserve(uint64_t bytes);
 
-/* Zeroed 2 MiB page from the pool (O(1)) or freshly zeroed. */
-hpa_t page_alloc_zeroed_2m(unsigned flags);
+/* Zeroed 2 MiB page from the pool, O(1); 0: it is empty, allocate and zero one. */
+hpa_t page_take_zeroed_2m(unsigned flags);
 bool  page_pool_refill_step(void);      /* idle CPUs: zero a bit more; false: the pool is full or memory is short */
 
 struct mem_stats { uint64_t total, free, reserved, kernel_image, heap, zero_pool; };

@@ -137,13 +137,13 @@ static int populate_small(struct gmem *g, uint64_t *chunk, gpa_t gpa)
     return 0;
 }
 
-/* Under g->lock: the 2 MiB at gpa from its GiB's block, zeroed; 0: there is no block. */
-static hpa_t piece_of_giant(struct gmem *g, struct gmem_range *r, gpa_t gpa)
+/* Under g->lock: the GiB's block, of which gpa's 2 MiB is a piece; NULL: there is none. */
+static struct gmem_giant *block_under(struct gmem *g, struct gmem_range *r, gpa_t gpa)
 {
     gpa_t start = ALIGN_DOWN(gpa, PAGE_1G);
     struct gmem_giant *b = giant_of(r, gpa);
     if (start < r->base || start + PAGE_1G > r->base + r->len)
-        return 0;
+        return NULL;
     if (!b->tried) {
         b->tried = true;
         b->base = page_alloc(ORDER_1G, PAGE_RESERVED_OK);
@@ -152,34 +152,61 @@ static hpa_t piece_of_giant(struct gmem *g, struct gmem_range *r, gpa_t gpa)
             drawn(g, PAGE_1G);
         }
     }
-    if (!b->base)
-        return 0;
-    hpa_t pa = b->base + ALIGN_DOWN(gpa % PAGE_1G, PAGE_2M);
-    memset(pa_to_va(pa), 0, PAGE_2M);
-    atomic_add(&b->handed_out, 1u);
-    return pa;
+    return b->base ? b : NULL;
 }
 
-static hpa_t populate_large(struct gmem *g, struct gmem_range *r, gpa_t gpa)
+static uint64_t **clearing(struct gmem *g, const uint64_t *chunk)
 {
-    hpa_t pa = piece_of_giant(g, r, gpa);
-    if (pa)
-        return pa;
-    pa = page_alloc_zeroed_2m(PAGE_RESERVED_OK);
-    if (pa)
+    for (unsigned i = 0; i < GMEM_CLEARING; i++)
+        if (g->clearing[i] == chunk)
+            return &g->clearing[i];
+    return NULL;
+}
+
+/* Takes a tenth of a millisecond, so g->lock is let go.  Preemption stays off: whoever touches this chunk meanwhile spins. */
+static void clear_large(struct gmem *g, uint64_t *chunk, hpa_t pa)
+{
+    uint64_t **slot = clearing(g, NULL);
+    if (slot) {
+        *slot = chunk;
+        preempt_disable();
+        spin_unlock(&g->lock);
+    }
+    page_clear(pa, ORDER_2M);
+    if (slot) {
+        spin_lock(&g->lock);
+        preempt_enable();
+        *slot = NULL;
+    }
+}
+
+/* Under g->lock, which is let go while memory is zeroed. */
+static void populate_large(struct gmem *g, struct gmem_range *r, uint64_t *chunk, gpa_t gpa)
+{
+    struct gmem_giant *b = block_under(g, r, gpa);
+    hpa_t ready = b ? 0 : page_take_zeroed_2m(PAGE_RESERVED_OK);
+    hpa_t pa = b ? b->base + ALIGN_DOWN(gpa % PAGE_1G, PAGE_2M) : ready ? ready : page_alloc(ORDER_2M, PAGE_RESERVED_OK);
+    if (!pa)
+        return;
+    if (!b)
         drawn(g, PAGE_2M);
-    return pa;
+    if (!ready)
+        clear_large(g, chunk, pa);
+    atomic_store(chunk, pa | CHUNK_LARGE);
+    if (b)
+        atomic_add(&b->handed_out, 1u);
 }
 
 static int populate(struct gmem *g, struct gmem_range *r, uint64_t *chunk, gpa_t gpa)
 {
     spin_lock(&g->lock);
-    int err = 0;
-    if (!*chunk && wants_large(r, gpa)) {
-        hpa_t pa = populate_large(g, r, gpa);
-        if (pa)
-            atomic_store(chunk, pa | CHUNK_LARGE);
+    while (clearing(g, chunk)) {
+        spin_unlock(&g->lock);
+        spin_lock(&g->lock);
     }
+    int err = 0;
+    if (!*chunk && wants_large(r, gpa))
+        populate_large(g, r, chunk, gpa);
     if (!(*chunk & CHUNK_LARGE))        /* memory too fragmented for 2 MiB, or not wanted */
         err = populate_small(g, chunk, gpa);
     spin_unlock(&g->lock);

@@ -9,7 +9,7 @@
 #include "kernel/mm/page.h"
 #include "kernel/vmm/gmem.h"
 
-enum { GMEM_MAX_RANGES = 8 };
+enum { GMEM_MAX_RANGES = 8, GMEM_CLEARING = 8 };
 
 /*
  * Where a range covers an aligned GiB, the first touch in it takes a host block of 1 GiB, if there is one, of which each 2 MiB is zeroed and handed out when it is
@@ -38,6 +38,7 @@ struct gmem {
     uint64_t promised;          /* bytes reserved and not yet drawn; under lock */
     uint64_t tables;            /* bytes of 4 KiB-page tables */
     struct spinlock lock;       /* population */
+    uint64_t *clearing[GMEM_CLEARING];          /* words of 2 MiB pages that are being zeroed, without the lock; NULL: free */
     int64_t pins;
 };
 

@@ -100,7 +100,7 @@ static void pool_is_zeroed_bounded_and_given_back(void **state)
     struct mem_stats s;
     mem_stats(&s);
     assert_true(s.zero_pool >= PAGE_2M && s.zero_pool <= s.total / 8);
-    hpa_t p = page_alloc_zeroed_2m(0);
+    hpa_t p = page_take_zeroed_2m(0);
     for (uint64_t i = 0; i < PAGE_2M; i += 8)
         assert_int_equal(*(uint64_t *)((char *)pa_to_va(p) + i), 0);
     page_free(p, ORDER_2M);

@@ -380,7 +380,7 @@ static uint64_t *chunk_of(struct vm *vm, gpa_t gpa)
 static void swap_page(struct vm *vm, bool flush)
 {
     uint64_t *chunk = chunk_of(vm, LEAVING), old = atomic_load(chunk) & ~CHUNK_LARGE;
-    hpa_t new = page_alloc_zeroed_2m(0);
+    hpa_t new = page_alloc(ORDER_2M, PAGE_ZERO);
     assert_true(old && new);
     atomic_store(chunk, new | CHUNK_LARGE);
     if (flush) {
