@@ -36,11 +36,26 @@ static void read_features(void)
     svm_features = (struct svm_features){
         .edx = r.edx, .nasids = r.ebx, .nrips = r.edx & SVM_FEAT_NRIPS, .flush_asid = r.edx & SVM_FEAT_FLUSH_ASID,
         .pause_filter = r.edx & SVM_FEAT_PAUSE_FILTER, .clean_mask = (r.edx & SVM_FEAT_VMCB_CLEAN) || vmm_host.check_entries ? CLEAN_ALL : 0,
-        .loses_shadow = on_qemu(),
+        .qemu = on_qemu(),
     };
 }
 
 static int make_cpu(unsigned cpu);
+
+/*
+ * QEMU (7.2) clears a bit of CPU 0's hidden flags without a lock whenever any CPU executes FXRSTOR or XRSTOR, and brings back what CPU 0 changes there at that
+ * moment: nested paging after #VMEXIT, GIF after STGI.  With two more CPUs or more CPU 0 is left to the host, which changes nothing there.
+ */
+static void spare_cpu0(void)
+{
+    static struct cpuset others;
+    if (!svm_features.qemu || percpu_count < 3)
+        return;
+    memset(&others, 0xff, sizeof others);
+    others.bits[0] &= ~BIT(0);
+    vmm_host.cpus = &others;
+    log_info("svm", "guests keep off CPU 0, whose state this QEMU may lose");
+}
 
 static int svm_probe(char *err, size_t errlen)
 {
@@ -61,6 +76,7 @@ static int svm_probe(char *err, size_t errlen)
         return -ENOMEM;
     }
     memset(pa_to_va(iopm), 0xff, PAGE_SIZE << IOPM_ORDER);
+    spare_cpu0();
     vmm_host.nested = &pt_npt;
     vmm_host.spec_ctrl = mitigations.spec_ctrl_guest;
     vmm_host.max_leaf = cpu_has(FEAT_PDPE1GB) ? ORDER_1G : ORDER_2M;
@@ -257,7 +273,7 @@ static inline void put_registers(const struct vcpu *v, struct vmcb *b)
 static void begin_step(struct svm_vcpu *s)
 {
     struct vmcb *b = s->vmcb;
-    if (!svm_features.loses_shadow || !(b->vintr & V_IRQ) || (b->rflags & (RFLAGS_IF | RFLAGS_TF)) != RFLAGS_IF || (b->eventinj & EVT_VALID))
+    if (!svm_features.qemu || !(b->vintr & V_IRQ) || (b->rflags & (RFLAGS_IF | RFLAGS_TF)) != RFLAGS_IF || (b->eventinj & EVT_VALID))
         return;
     s->step.exceptions = b->intercept[ICPT_EXC], s->step.dr6 = b->dr6;
     b->intercept[ICPT_EXC] = ~0u;

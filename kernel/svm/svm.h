@@ -43,7 +43,7 @@ struct svm_vcpu {
     const struct svm_cpu *hash_cpu;     /* … on this CPU */
 };
 
-extern struct svm_features { uint32_t edx, nasids; uint64_t clean_mask; bool nrips, flush_asid, pause_filter, loses_shadow; } svm_features;
+extern struct svm_features { uint32_t edx, nasids; uint64_t clean_mask; bool nrips, flush_asid, pause_filter, qemu /* its software CPU */; } svm_features;
 
 static inline struct svm_vcpu *svm_of(const struct vcpu *v) { return v->hv; }
 static inline void svm_dirty(struct svm_vcpu *s, uint64_t groups) { s->vmcb->clean &= ~groups; }

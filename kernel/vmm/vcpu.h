@@ -149,6 +149,7 @@ struct vmm_host {
     uint64_t spec_ctrl;         /* by hv->probe: bits of SPEC_CTRL that are switched per vCPU and so can be offered; 0: hide it, and PRED_CMD */
     void (*ibpb)(void);
     bool check_entries;         /* hv_ops.run_checked is in use */
+    const struct cpuset *cpus;  /* by hv->probe: where guests may run; NULL: everywhere */
 };
 extern struct vmm_host vmm_host;
 static inline uint64_t host_tsc(void) { return __builtin_ia32_rdtsc(); }

@@ -297,7 +297,9 @@ static int start_threads(struct vm *vm)
         struct vcpu *v = vm->vcpu[i];
         char name[32];
         snprintf(name, sizeof name, "%.20s/%u", vm->p.name, i);
-        struct thread_attr a = { .name = name, .cls = THREAD_VCPU, .weight = vm->p.weight, .shared_cap = &vm->cap, .hooks = &v->hooks, .fpu = v->fpu };
+        struct thread_attr a = {
+            .name = name, .cls = THREAD_VCPU, .weight = vm->p.weight, .shared_cap = &vm->cap, .cpus = vmm_host.cpus, .hooks = &v->hooks, .fpu = v->fpu,
+        };
         atomic_or(&v->requests, REQ_PARK);
         struct thread *t = thread_create(&a, vcpu_main, v);
         if (!t)

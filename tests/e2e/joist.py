@@ -39,6 +39,11 @@ def check(name, fn, *args):
     return True
 
 
+def smp(guests):
+    """CPUs for QEMU so that guests have that many: with three or more they keep off the first (docs/DEBUGGING.md, FXRSTOR)."""
+    return str(guests if guests == 1 else guests + 1)
+
+
 def mkimage(kind, out, *options):
     subprocess.run([os.path.join(TOP, "scripts/mkimage"), kind, out, "--kernel", os.path.join(BUILD, "joist.elf"), *options], check=True)
     return out
