@@ -12,6 +12,7 @@
 #include "kernel/lib/port.h"
 #include "kernel/mm/heap.h"
 #include "kernel/mm/page.h"
+#include "kernel/sched/sched.h"
 #include "kernel/vmm/hv_ops.h"
 #include "kernel/x86/acpi.h"
 #include "kernel/x86/cpu.h"
@@ -188,15 +189,27 @@ void host_cpu_lines(void (*fn)(void *arg, const char *key, const char *value), v
 }
 
 /* ---- Power, log ---- */
+
+/* ACPI wants sleep states entered by the boot CPU, and some firmware does not come up again when another one pulls the reset line. */
+static void go_to_boot_cpu(void)
+{
+    static const struct cpuset first = { { 1 } };
+    thread_set_cpus(thread_self(), &first);
+    while (port_cpu() != 0)
+        thread_yield();
+}
+
 int host_poweroff(void)
 {
     log_info("power", "switching off");
+    go_to_boot_cpu();
     return power_off();
 }
 
 int host_reboot(void)
 {
     log_info("power", "reset");
+    go_to_boot_cpu();
     power_reset();
 }
 
