@@ -5,10 +5,13 @@
 #include "kernel/lib/port.h"
 #include "kernel/x86/cpu.h"
 #include "kernel/x86/percpu.h"
+#include "kernel/x86/smp.h"
 #include "kernel/x86/time.h"
 #include "kernel/x86/vmap.h"
 
 static void do_panic(void) { panic("asked for by fault=panic"); }
+static void panic_here(void *arg) { panic("asked for by fault=panic-elsewhere"); }
+static void panic_elsewhere(void) { smp_call_others(panic_here, NULL); }
 static void do_assert(void) { ASSERT(preempt_count() == 12345); }
 static void read_at(uint64_t va)
 {
@@ -61,7 +64,7 @@ static void stuck_no_preempt(void)
 }
 
 static const struct { const char *kind; void (*fn)(void); } kinds[] = {
-    { "panic", do_panic }, { "assert", do_assert }, { "null", read_null }, { "text", write_text }, { "rodata", write_rodata }, { "data", exec_data },
+    { "panic", do_panic }, { "panic-elsewhere", panic_elsewhere }, { "assert", do_assert }, { "null", read_null }, { "text", write_text }, { "rodata", write_rodata }, { "data", exec_data },
     { "hole", read_hole }, { "opcode", bad_opcode }, { "canonical", non_canonical }, { "stack", stack_overflow },
     { "smash", smash_stack }, { "irqs-off", stuck_irqs_off }, { "no-preempt", stuck_no_preempt },
 };
